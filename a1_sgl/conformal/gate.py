@@ -1,0 +1,93 @@
+"""Gates: they turn a chunk's score into a p-value and decide who goes on."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Protocol
+
+from a1_sgl.conformal.bank import ScoreBank
+from a1_sgl.conformal.pvalues import conservative, smoothed
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a gate said about one chunk.
+
+    Attributes:
+        score: the chunk's nonconformity score, here its mean loss under the target in nats per token.
+        p_value: its p-value against the bank.
+        alpha: the level it was compared with; the target takes over when ``p_value <= alpha``.
+        n: how many scores the bank held.
+    """
+
+    score: float
+    p_value: float
+    alpha: float
+    n: int
+
+    @property
+    def take_over(self) -> bool:
+        return self.p_value <= self.alpha
+
+
+class Gate(Protocol):
+    """Anything that decides on a chunk's score. Implementations may be called from many threads at once."""
+
+    alpha: float
+
+    def __call__(self, score: float, *, question: Hashable, sample: int, turn: int) -> Decision:
+        """Decides on one chunk, named by its question, chain (`sample`) and turn, all counted from 0."""
+        ...
+
+
+class MarginalGate:
+    """One bank for all chunks: ``P(take over) = alpha`` if the chunk's score is exchangeable with the bank's.
+
+    With ``online=True`` every score joins the bank after its own decision. Under exchangeability the smoothed
+    p-values are then independent as well as uniform (Vovk et al. 2022, theorem 11.1), so the number of take-overs is
+    Binomial(decisions, alpha) from the first chunk on, even from an empty bank. With ``online=False`` the bank is a
+    fixed calibration split: each p-value is uniform, but all share the bank, so the realised rate varies with it.
+
+    Nothing is promised for a subset of the chunks, such as one turn or one question.
+    """
+
+    def __init__(
+        self, alpha: float, bank: ScoreBank | None = None, *, online: bool = True, p_value: str = "smoothed", seed: int = 0
+    ) -> None:
+        """
+        Args:
+            alpha: nominal take-over rate, strictly between 0 and 1.
+            bank: calibration scores; empty if none are given.
+            online: whether a score joins the bank after its decision.
+            p_value: ``smoothed`` (exact rate, randomised) or ``conservative`` (at most alpha, deterministic).
+            seed: of the smoothing draws. A draw depends on the seed and the chunk's name alone, so the order in which
+                chains happen to arrive does not change it.
+
+        Raises:
+            ValueError: alpha outside (0, 1), an unknown p-value, or a fixed bank so small that the conservative
+                p-value could never reach alpha.
+        """
+        if not 0 < alpha < 1:
+            raise ValueError(f"alpha is the nominal take-over rate and must lie strictly between 0 and 1, not {alpha}")
+        if p_value not in ("smoothed", "conservative"):
+            raise ValueError(f"unknown p-value {p_value!r}; known: smoothed, conservative")
+        self.alpha = alpha
+        self.bank = ScoreBank() if bank is None else bank
+        self.online = online
+        self.p_value = p_value
+        self.seed = seed
+        if not online and p_value == "conservative" and 1 / (len(self.bank) + 1) > alpha:
+            need = math.ceil(1 / alpha) - 1
+            raise ValueError(f"alpha {alpha} needs at least {need} calibration scores; the bank holds {len(self.bank)}")
+
+    def __call__(self, score: float, *, question: Hashable, sample: int, turn: int) -> Decision:
+        """Raises ValueError for a score that is not finite."""
+        greater, equal, n = self.bank.counts(score, add=self.online)
+        if self.p_value == "conservative":
+            p = conservative(greater, equal, n)
+        else:
+            p = smoothed(greater, equal, n, random.Random(f"{self.seed}/{question}/{sample}/{turn}").random())
+        return Decision(score=score, p_value=p, alpha=self.alpha, n=n)

@@ -1,0 +1,19 @@
+"""Errors that a user can act on: each names the thing, its value and the fix."""
+
+from __future__ import annotations
+
+
+class A1Error(Exception):
+    """Base of all errors raised on purpose here. The command line prints it on stderr and exits with status 2."""
+
+
+class ConfigError(A1Error, ValueError):
+    """An option, file or argument that cannot be used."""
+
+
+class RuntimeFault(A1Error, RuntimeError):
+    """A runtime could not be reached, refused a request or answered without what was asked for."""
+
+
+class ChainAborted(A1Error):
+    """A chain was stopped from outside before its end."""

@@ -1,0 +1,288 @@
+"""Chains: the branches of a question, as programs see them.
+
+A chain is one branch of an SGLang program's state. Draft and target write to the same state in turn; its transcript
+keeps the ids that each runtime knows the text by.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import sglang as sgl
+from sglang.lang.interpreter import ProgramState
+
+from a1_sgl.answers import boxes
+from a1_sgl.conformal import Gate
+from a1_sgl.errors import A1Error
+from a1_sgl.runtime import chat
+from a1_sgl.runtime.endpoint import Endpoint
+from a1_sgl.runtime.pair import DraftTarget
+from a1_sgl.runtime.transcript import Transcript
+from a1_sgl.types import (
+    Call,
+    ChainEvent,
+    Chunk,
+    ChunkEvent,
+    Ending,
+    Event,
+    Listener,
+    Loss,
+    LostEvent,
+    PromptEvent,
+    Question,
+    Result,
+    Usage,
+    VerdictEvent,
+)
+
+
+class Chain:
+    """One branch: chunks of text after a prompt, written by one runtime or by a draft and a target.
+
+    A program calls `draft`, `judge`, `target`, `drop` and `write` in whatever order its method asks, and `end_turn`
+    after each turn. Every step is reported to the listener.
+    """
+
+    def __init__(
+        self, state: ProgramState, backend: Endpoint | DraftTarget, question: Question, sample: int, listener: Listener
+    ) -> None:
+        self.state, self.backend, self.question, self.sample = state, backend, question, sample
+        self.turn = 0
+        self.take_overs = 0
+        self.ending: Ending | None = None
+        self._listener = listener
+        self._prompt = Transcript.of(state.stream_executor)
+        self._answers = 0
+        self._written = 0
+        self._started = time.time()
+
+    # --- steps ------------------------------------------------------------------------------------------------
+
+    def draft(self, max_tokens: int) -> Chunk:
+        """The draft continues the chain by at most `max_tokens` tokens."""
+        assert isinstance(self.backend, DraftTarget)
+        return self.write(self.backend.draft, max_tokens)
+
+    def target(self, max_tokens: int) -> Chunk:
+        """The target takes over for at most `max_tokens` tokens."""
+        assert isinstance(self.backend, DraftTarget)
+        self.take_overs += 1
+        return self.write(self.backend.target, max_tokens)
+
+    def write(self, author: Endpoint, max_tokens: int) -> Chunk:
+        """`author` continues the chain until a stop string, its end token or `max_tokens` tokens.
+
+        Sampling parameters and stop strings are those the program was run with. A chunk of white space alone is
+        continued: a stop string met at once says nothing.
+        """
+        start, text, ended = len(self._transcript().pieces), "", False
+        ids: list[int] = []
+        calls: list[Call] = []
+        left = min(max_tokens, self._room())
+        while left > 0 and not ended and not text.strip():
+            said, meta = self._generate(author, left)
+            text, ids, ended = text + said, ids + meta["output_ids"], meta["ended"]
+            left -= meta["call"].completion_tokens
+            calls.append(meta["call"])
+        chunk = Chunk(author.name, text, tuple(ids), ended, start)
+        self._tell(
+            ChunkEvent(
+                question=self.question.id, sample=self.sample, turn=self.turn, author=author.name, text=text,
+                tokens=sum(call.completion_tokens for call in calls), ended=ended, calls=tuple(calls),
+            )
+        )  # fmt: skip
+        answers = len(boxes(self.text))
+        if ended:
+            self.ending = "answered" if answers else "ended"
+        elif answers > self._answers:
+            self.ending = "answered"
+        elif self._room() <= 0:
+            self.ending = "context"
+        self._answers = answers
+        return chunk
+
+    def loss(self, chunk: Chunk) -> tuple[Loss, Call]:
+        """The target's loss on `chunk`, which must be the last of the chain.
+
+        An end token is a token of its chunk, so that ending too early is scored too. Where tokenizers differ, the
+        losses are those of the target's own tokens for the chunk's text.
+
+        Raises:
+            RuntimeFault: the target gave no value for some token.
+            ValueError: the chunk is empty.
+        """
+        assert isinstance(self.backend, DraftTarget)
+        target = self.backend.target
+        pieces = self._transcript().pieces
+        scored = Transcript(pieces[chunk.start :]).ids(target)
+        if chunk.ended and target.tokenizer.eos_token_id is not None:
+            scored.append(target.tokenizer.eos_token_id)
+        return target.loss(Transcript(pieces[: chunk.start]).ids(target), scored)
+
+    def judge(self, chunk: Chunk, gate: Gate, *, replace: bool = False) -> bool:
+        """Scores `chunk` on the target and asks the gate; True if the target is to take over.
+
+        With `replace` a rejected chunk is dropped from the chain.
+        """
+        loss, call = self.loss(chunk)
+        decision = gate(loss.mean, question=self.question.id, sample=self.sample, turn=self.turn)
+        self._tell(
+            VerdictEvent(
+                question=self.question.id, sample=self.sample, turn=self.turn, score=decision.score, tokens=loss.tokens,
+                p_value=decision.p_value, alpha=decision.alpha, n=decision.n, take_over=decision.take_over,
+                replaced=replace and decision.take_over, call=call,
+            )
+        )  # fmt: skip
+        if decision.take_over:
+            self.ending = None
+            if replace:
+                self.drop(chunk)
+        return decision.take_over
+
+    def drop(self, chunk: Chunk) -> None:
+        """Takes `chunk`, the last of the chain, back out of it."""
+        kept = Transcript(self._transcript().pieces[: chunk.start])
+        executor = self.state.stream_executor
+        executor.text_ = executor.text_[: kept.chars]
+        kept.save(executor)
+        self._answers = len(boxes(self.text))
+
+    def end_turn(self) -> bool:
+        """Counts the turn; True if the chain is complete."""
+        self.turn += 1
+        return self.ending is not None
+
+    # --- what it holds ----------------------------------------------------------------------------------------
+
+    @property
+    def text(self) -> str:
+        """Everything after the prompt."""
+        return self.state.stream_executor.text_[self._prompt.chars :]
+
+    def finish(self) -> ChainEvent:
+        """Closes the chain."""
+        found = boxes(self.text)
+        event = ChainEvent(
+            question=self.question.id, sample=self.sample, text=self.text, answer=found[-1] if found else None,
+            ending=self.ending or "turns", turns=self.turn, take_overs=self.take_overs, started=self._started,
+            ended=time.time(),
+        )  # fmt: skip
+        self._tell(event)
+        return event
+
+    # --- inside -----------------------------------------------------------------------------------------------
+
+    def _tell(self, event: Event) -> None:
+        self._listener(event)
+
+    def _room(self) -> int:
+        """Tokens that still fit into every runtime's context, one kept for an end token."""
+        transcript = self._transcript()
+        return min(e.context - 2 - len(transcript.ids(e)) for e in endpoints(self.backend))
+
+    def _transcript(self) -> Transcript:
+        transcript = Transcript.of(self.state.stream_executor)
+        transcript.save(self.state.stream_executor)
+        return transcript
+
+    def _generate(self, author: Endpoint, max_tokens: int) -> tuple[str, dict[str, Any]]:
+        executor = self.state.stream_executor
+        executor.backend = author
+        name = f"chunk{self._written}"
+        self._written += 1
+        self.state += sgl.gen(name, max_tokens=max_tokens)
+        # A generation that failed sets its event and leaves no value; SGLang keeps the reason on the executor, whose
+        # thread is gone by then, so nothing may be submitted afterwards.
+        executor.variable_event[name].wait()
+        meta = executor.meta_info.get(name, {})
+        if "call" not in meta:
+            executor.worker.join()
+            raise executor.error_
+        return executor.variables[name], meta
+
+
+def endpoints(backend: Endpoint | DraftTarget) -> tuple[Endpoint, ...]:
+    """The runtimes behind a backend."""
+    return (backend.draft, backend.target) if isinstance(backend, DraftTarget) else (backend,)
+
+
+def run_chains(
+    s: ProgramState,
+    question: str | Question,
+    samples: int | Sequence[int],
+    body: Callable[[Chain], None],
+    listener: Listener | None = None,
+) -> Result:
+    """What every program shares: prompt, one prefill of it a runtime, a fork a chain, each chain in a lane of its own.
+
+    Args:
+        s: the program's state, empty; its backend says which runtimes there are.
+        question: a text or a `Question`.
+        samples: how many chains, or which ones by number (a resumed run asks for those that are missing).
+        body: writes one chain, from its first chunk to its end.
+        listener: told of every event, from many threads.
+
+    Raises:
+        A1Error: every chain broke off; the first one's error. A chain that breaks off beside others that do not is
+            reported in `Result.lost`.
+    """
+    question = Question.of(question)
+    numbers = range(samples) if isinstance(samples, int) else samples
+    backend = s.stream_executor.backend
+    events: list[Event] = []
+
+    def tell(event: Event) -> None:
+        events.append(event)
+        if listener is not None:
+            listener(event)
+
+    first, *_ = runtimes = endpoints(backend)
+    text = chat.render(first.tokenizer, question.messages)
+    s += text
+    s.sync()
+    prompt = Transcript().plus(
+        text, {e.key: e.encode(chat.render(e.tokenizer, question.messages)) for e in runtimes}
+    )
+    prompt.save(s.stream_executor)
+    for endpoint in runtimes:
+        tell(PromptEvent(question=question.id, call=endpoint.prefill(prompt.ids(endpoint))))
+
+    def follow(pair: tuple[int, ProgramState]) -> ChainEvent | LostEvent:
+        number, state = pair
+        try:
+            chain = Chain(state, backend, question, number, tell)
+            body(chain)
+            return chain.finish()
+        except Exception as error:  # one chain's trouble must not end the others
+            failures.append(error)
+            lost = LostEvent(question=question.id, sample=number, error=f"{type(error).__name__}: {error}")
+            tell(lost)
+            return lost
+        finally:
+            state.stream_executor.end()
+
+    failures: list[Exception] = []
+    outcomes = backend.lanes.each(follow, zip(numbers, _fork(s, len(numbers)), strict=True))
+    chains = tuple(event for event in outcomes if isinstance(event, ChainEvent))
+    if failures and not chains:
+        raise failures[0] if isinstance(failures[0], A1Error) else A1Error(f"every chain failed: {failures[0]}")
+    lost = tuple(event for event in outcomes if isinstance(event, LostEvent))
+    return Result(question, chains, lost, Usage.of(list(calls_of(events))))
+
+
+def _fork(s: ProgramState, size: int) -> list[ProgramState]:
+    """``s.fork(size)`` without SGLang's own prefill of the common text, which has been computed already."""
+    return [s.fork(1)[0] for _ in range(size)]
+
+
+def calls_of(events: Sequence[Event]) -> list[Call]:
+    """Every request behind `events`."""
+    calls: list[Call] = []
+    for event in events:
+        if isinstance(event, PromptEvent | VerdictEvent):
+            calls.append(event.call)
+        elif isinstance(event, ChunkEvent):
+            calls.extend(event.calls)
+    return calls

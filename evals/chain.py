@@ -1,0 +1,140 @@
+"""The task `chain`: arithmetic word problems with exact answers, generated, never downloaded.
+
+A problem is a start value and 3 to 10 operations whose running value stays within 0..99::
+
+    Start with 39. Multiply by 2. Subtract 18. Add 7. What is the result?
+
+Its solution writes one ``a op b = c`` a line, a blank line after each step, and ``The answer is \\boxed{c}.``.
+Difficulty is the number of operations.
+
+Splits are disjoint by construction: a problem belongs to the split that the SHA-256 of its own text names, whatever
+seed drew it. The pocket pair is trained on `train` alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+Split = Literal["train", "calibration", "test"]
+SPLITS: tuple[Split, ...] = ("train", "calibration", "test")
+OPERATIONS = range(3, 11)
+"""Numbers of operations a problem may have."""
+VALUES = range(0, 100)
+"""Every running value stays in here."""
+
+SYSTEM = "You are a careful calculator. Reason step by step."
+"""The system prompt that the pocket pair was trained with."""
+
+_WORDS = {"+": "Add {}.", "-": "Subtract {}.", "*": "Multiply by {}."}
+_OPERANDS = {"+": range(2, 30), "-": range(2, 30), "*": range(2, 10)}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation: ``op`` is ``+``, ``-`` or ``*``."""
+
+    op: str
+    operand: int
+
+    def __post_init__(self) -> None:
+        if self.op not in _OPERANDS or self.operand not in _OPERANDS[self.op]:
+            raise ValueError(f"no such step: {self.op!r} {self.operand}")
+
+    def apply(self, value: int) -> int:
+        """The running value after this step."""
+        return {"+": value + self.operand, "-": value - self.operand, "*": value * self.operand}[self.op]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A start value and its steps; every running value lies in `VALUES` and no step occurs twice."""
+
+    start: int
+    steps: tuple[Step, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.steps) not in OPERATIONS:
+            raise ValueError(f"a problem has {OPERATIONS.start} to {OPERATIONS.stop - 1} steps, not {len(self.steps)}")
+        if len(set(self.steps)) != len(self.steps):
+            raise ValueError("a step occurs twice")
+        if any(value not in VALUES for value in self.values):
+            raise ValueError(f"a running value leaves {VALUES.start}..{VALUES.stop - 1}: {self.values}")
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """Running values: the start value, then the value after each step."""
+        values = [self.start]
+        for step in self.steps:
+            values.append(step.apply(values[-1]))
+        return tuple(values)
+
+    @property
+    def answer(self) -> int:
+        return self.values[-1]
+
+    @property
+    def text(self) -> str:
+        """The question as a user would type it."""
+        steps = " ".join(_WORDS[step.op].format(step.operand) for step in self.steps)
+        return f"Start with {self.start}. {steps} What is the result?"
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The correct solution, one line a step and the answer last."""
+        values = self.values
+        steps = (f"{a} {step.op} {step.operand} = {c}" for a, step, c in zip(values, self.steps, values[1:], strict=False))
+        return (*steps, answer_line(self.answer))
+
+    @property
+    def split(self) -> Split:
+        """``calibration`` and ``test`` take a twentieth of all problems each, ``train`` the rest."""
+        bucket = int.from_bytes(hashlib.sha256(self.text.encode()).digest()[:8], "big") % 20
+        return "calibration" if bucket == 0 else "test" if bucket == 1 else "train"
+
+
+def answer_line(value: int) -> str:
+    """The last line of a solution."""
+    return f"The answer is \\boxed{{{value}}}."
+
+
+def draw(rng: random.Random, operations: int) -> Problem:
+    """One problem with `operations` steps, of whatever split."""
+    while True:
+        value = start = rng.randrange(2, 60)
+        steps: list[Step] = []
+        while len(steps) < operations:
+            op = rng.choice("+-*")
+            choices = [
+                step for operand in _OPERANDS[op]
+                if (step := Step(op, operand)) not in steps and step.apply(value) in VALUES and step.apply(value) > 0
+            ]
+            if not choices:
+                if not any(step.apply(value) in VALUES for step in (Step("+", 2), Step("-", 2))):
+                    break
+                continue
+            steps.append(rng.choice(choices))
+            value = steps[-1].apply(value)
+        else:
+            return Problem(start, tuple(steps))
+
+
+def problems(split: Split, seed: int, operations: range = OPERATIONS) -> Iterator[Problem]:
+    """Distinct problems of `split`, without end: the same `seed` gives the same sequence.
+
+    Numbers of operations come in turn, so that every prefix of the sequence is balanced over difficulty.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
+    rng = random.Random(f"chain/{split}/{seed}")
+    seen: set[Problem] = set()
+    while True:
+        for count in operations:
+            while (problem := draw(rng, count)).split != split or problem in seen:
+                pass
+            if split != "train":  # training streams are too long to remember; a repeat there does no harm
+                seen.add(problem)
+            yield problem

@@ -1,0 +1,63 @@
+"""The pocket pair's tokenizer: a byte-level BPE of 384 tokens, every digit a token of its own, ChatML template."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from a1_sgl.evals.chain import SYSTEM, problems
+from a1_sgl.launch.pocket.corpus import transcript
+
+VOCABULARY = 384
+CONTEXT = 512
+"""Longest sequence, in tokens."""
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+# A blank line, a digit, an operator with its spaces, a word with the space before it, one space before a digit, the rest.
+_PIECES = Regex(r"\n\n|\d| [-+*=] | ?\p{L}+| (?=\d)| ?[^\s\p{L}\d]+|\s+")
+
+
+def load_or_train(folder: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer in `folder`, trained and saved there first if it is missing."""
+    if not (folder / "tokenizer.json").exists():
+        _train().save_pretrained(folder)
+    return PreTrainedTokenizerFast.from_pretrained(folder)
+
+
+def _train() -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(_PIECES, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    rng = random.Random("tokenizer")
+    texts = [
+        f"system\n{SYSTEM}\nuser\n{problem.text}\nassistant\n" + "\n\n".join(line.text for line in transcript(problem, rng, 0.06))
+        for problem in itertools.islice(problems("train", 0), 2000)
+    ]
+    tokenizer.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            # The last id is never used: SGLang 0.5.23 reports id vocabulary-1 as 0 in input log-probabilities.
+            vocab_size=VOCABULARY - 1,
+            special_tokens=list(SPECIAL),
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            show_progress=False,
+        ),
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=["<|im_start|>"],
+        chat_template=TEMPLATE,
+        model_max_length=CONTEXT,
+        clean_up_tokenization_spaces=False,
+    )

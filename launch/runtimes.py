@@ -1,0 +1,242 @@
+"""Starting SGLang runtimes, waiting until they are healthy, and stopping them without leaving a process behind.
+
+Each runtime is a process group of its own whose leader (`a1_sgl.launch.serve`) holds the reading end of a pipe. When
+the launcher ends, however it ends, the pipe closes and the group kills itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+
+from a1_sgl.errors import ConfigError, RuntimeFault
+from a1_sgl.launch.cpu_engine import has_gpu
+from a1_sgl.launch.serve import WATCH
+
+CPU_FLAGS = (
+    "--device", "cpu", "--attention-backend", "torch_native", "--disable-overlap-schedule", "--dtype", "float32",
+    # Without sleeping, two idle schedulers eat two cores.
+    "--sleep-on-idle", "--max-total-tokens", "200000", "--max-running-requests", "128",
+)  # fmt: skip
+_CAUSES = {
+    "address already in use": "the port was taken meanwhile; start again",
+    "Can't load the configuration": "the model folder is missing or has no config.json",
+    "does not appear to have a file named": "the model folder lacks a file; was it copied completely?",
+    "out of memory": "the model does not fit; lower --mem-fraction-static or serve on a larger machine",
+    "No module named": "the installation is incomplete; delete .venv and run make again",
+    "is a stand-in on this CPU machine": "a CUDA kernel was asked for on a CPU machine; see launch/cpu_engine.py",
+}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What to serve, and under which name."""
+
+    name: str
+    model: str
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Running:
+    """A runtime that was started. `born` guards against a process id that was used again."""
+
+    name: str
+    model: str
+    url: str
+    pid: int
+    born: float
+    log: str
+
+    def alive(self) -> bool:
+        """Whether its process still runs."""
+        return alive(self.pid, self.born)
+
+    def healthy(self) -> bool:
+        """Whether it answers requests."""
+        try:
+            return httpx.get(f"{self.url}/health", timeout=2.0, trust_env=False).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+
+def alive(pid: int, born: float) -> bool:
+    """Whether the process `pid` that was born then still runs."""
+    try:
+        process = psutil.Process(pid)
+        return abs(process.create_time() - born) < 1 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@contextlib.contextmanager
+def serve(
+    specs: Sequence[Spec], logs: Path, *, timeout: float = 300.0, progress: Callable[[Mapping[str, str]], None] | None = None
+) -> Iterator[list[Running]]:
+    """Runs the runtimes for the length of a ``with`` block; yields them once all are healthy.
+
+    Args:
+        specs: what to serve.
+        logs: folder for one log file a runtime.
+        timeout: seconds until all must be healthy.
+        progress: told about twice a second what each runtime is doing.
+
+    Raises:
+        RuntimeFault: a runtime died or was not healthy in time; with the end of its log and the likely cause.
+    """
+    logs.mkdir(parents=True, exist_ok=True)
+    processes: list[subprocess.Popen[bytes]] = []
+    try:
+        running = []
+        for spec in specs:
+            process, one = _start(spec, logs)
+            processes.append(process)
+            running.append(one)
+        _wait(running, processes, timeout, progress)
+        yield running
+    finally:
+        _stop(processes)
+
+
+def _start(spec: Spec, logs: Path) -> tuple[subprocess.Popen[bytes], Running]:
+    port, log = _free_port(), logs / f"{spec.name}.log"
+    local = Path(spec.model).is_dir()
+    command = [sys.executable, "-m", "a1_sgl.launch.serve", "--model-path", spec.model, "--port", str(port)]
+    command += ["--log-level", "warning", *(() if has_gpu() else CPU_FLAGS), *spec.flags]
+    environment = os.environ | {WATCH: "1"} | ({"HF_HUB_OFFLINE": "1"} if local else {})
+    if not has_gpu():
+        environment |= {"SGLANG_USE_CPU_ENGINE": "1", "OMP_NUM_THREADS": "1"}
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+        )
+    born = psutil.Process(process.pid).create_time()
+    return process, Running(spec.name, spec.model, f"http://127.0.0.1:{port}", process.pid, born, str(log))
+
+
+def _wait(
+    running: Sequence[Running],
+    processes: Sequence[subprocess.Popen[bytes]],
+    timeout: float,
+    progress: Callable[[Mapping[str, str]], None] | None,
+) -> None:
+    started, state = time.monotonic(), dict.fromkeys((one.name for one in running), "starting")
+    while set(state.values()) != {"healthy"}:
+        waited = time.monotonic() - started
+        for one, process in zip(running, processes, strict=True):
+            if process.poll() is not None:
+                raise RuntimeFault(_post_mortem(one, f"ended with status {process.returncode} while starting"))
+            if state[one.name] != "healthy":
+                state[one.name] = "healthy" if one.healthy() else f"starting, {waited:.0f} s"
+        if waited > timeout:
+            late = next(one for one in running if state[one.name] != "healthy")
+            raise RuntimeFault(_post_mortem(late, f"was not healthy after {timeout:.0f} s"))
+        if progress is not None:
+            progress(state)
+        time.sleep(0.5)
+
+
+def _post_mortem(one: Running, what: str) -> str:
+    text = Path(one.log).read_text(errors="replace")
+    tail = "\n".join(f"  | {line}" for line in text.splitlines()[-15:])
+    cause = next((fix for sign, fix in _CAUSES.items() if sign in text), "see the log")
+    return f"{one.name} runtime ({one.model}) {what}.\n{tail}\nlikely cause: {cause}\nfull log: {one.log}"
+
+
+def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Asks every group to end, then makes it."""
+    for process in processes:
+        _signal_group(process.pid, signal.SIGTERM)
+    deadline = time.monotonic() + 3
+    for process in processes:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, deadline - time.monotonic()))
+        # The leader's children may outlive it for a moment; the group is theirs too.
+        _signal_group(process.pid, signal.SIGKILL)
+        process.wait()
+        if process.stdin:
+            process.stdin.close()
+
+
+def _signal_group(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, number)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+# --- where they are -------------------------------------------------------------------------------------------
+
+
+class State:
+    """The file that says which runtimes a launcher holds, so that other commands find them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / "runtimes.json"
+
+    def write(self, running: Sequence[Running]) -> None:
+        """Records `running`, with this process as their launcher."""
+        me = psutil.Process()
+        record = {"launcher": {"pid": me.pid, "born": me.create_time()}, "runtimes": [asdict(one) for one in running]}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        draft = self.path.with_suffix(".tmp")
+        draft.write_text(json.dumps(record, indent=2) + "\n")
+        draft.replace(self.path)
+
+    def runtimes(self) -> list[Running]:
+        """The recorded runtimes, dead ones included; none if there is no file.
+
+        Raises:
+            ConfigError: the file cannot be read.
+        """
+        return [Running(**one) for one in self._read().get("runtimes", [])]
+
+    def launcher_alive(self) -> bool:
+        """Whether the launcher still runs."""
+        launcher = self._read().get("launcher")
+        return launcher is not None and alive(**launcher)
+
+    def stop(self, timeout: float = 15.0) -> bool:
+        """Ends the launcher and with it its runtimes; False if there was none."""
+        if not self.launcher_alive():
+            self.clear()
+            return False
+        pid = self._read()["launcher"]["pid"]
+        os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + timeout
+        while self.launcher_alive() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        if self.launcher_alive():
+            os.kill(pid, signal.SIGKILL)  # the runtimes notice and end themselves
+        self.clear()
+        return True
+
+    def clear(self) -> None:
+        """Forgets the runtimes."""
+        self.path.unlink(missing_ok=True)
+
+    def _read(self) -> dict:  # type: ignore[type-arg]
+        try:
+            record = json.loads(self.path.read_text())
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{self.path} cannot be read ({error}); delete it if no launcher is running") from error
+        return dict(record)
