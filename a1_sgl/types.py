@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
@@ -34,7 +34,9 @@ class Question(_Record):
         """A question of one user message; its id is a hash of the text."""
         if isinstance(question, Question):
             return question
-        return cls(id=hashlib.sha256(question.encode()).hexdigest()[:12], messages=({"role": "user", "content": question},))
+        return cls(
+            id=hashlib.sha256(question.encode()).hexdigest()[:12], messages=({"role": "user", "content": question},)
+        )
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Loss:
 
     @property
     def tokens(self) -> int:
+        """How many tokens were scored."""
         return len(self.values)
 
 
@@ -153,6 +156,17 @@ class LostEvent(_Record):
 
 Event = Annotated[PromptEvent | ChunkEvent | VerdictEvent | ChainEvent | LostEvent, Field(discriminator="event")]
 Listener = Callable[[Event], None]
+
+
+def calls_of(events: Iterable[Event]) -> list[Call]:
+    """Every request behind `events`."""
+    calls: list[Call] = []
+    for event in events:
+        if isinstance(event, PromptEvent | VerdictEvent):
+            calls.append(event.call)
+        elif isinstance(event, ChunkEvent):
+            calls.extend(event.calls)
+    return calls
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Tasks, grading, the runner and its statistics."""

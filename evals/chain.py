@@ -23,7 +23,7 @@ Split = Literal["train", "calibration", "test"]
 SPLITS: tuple[Split, ...] = ("train", "calibration", "test")
 OPERATIONS = range(3, 11)
 """Numbers of operations a problem may have."""
-VALUES = range(0, 100)
+VALUES = range(100)
 """Every running value stays in here."""
 
 SYSTEM = "You are a careful calculator. Reason step by step."
@@ -74,6 +74,7 @@ class Problem:
 
     @property
     def answer(self) -> int:
+        """The last value."""
         return self.values[-1]
 
     @property
@@ -86,7 +87,9 @@ class Problem:
     def lines(self) -> tuple[str, ...]:
         """The correct solution, one line a step and the answer last."""
         values = self.values
-        steps = (f"{a} {step.op} {step.operand} = {c}" for a, step, c in zip(values, self.steps, values[1:], strict=False))
+        steps = (
+            f"{a} {step.op} {step.operand} = {c}" for a, step, c in zip(values, self.steps, values[1:], strict=False)
+        )
         return (*steps, answer_line(self.answer))
 
     @property
@@ -109,7 +112,8 @@ def draw(rng: random.Random, operations: int) -> Problem:
         while len(steps) < operations:
             op = rng.choice("+-*")
             choices = [
-                step for operand in _OPERANDS[op]
+                step
+                for operand in _OPERANDS[op]
                 if (step := Step(op, operand)) not in steps and step.apply(value) in VALUES and step.apply(value) > 0
             ]
             if not choices:

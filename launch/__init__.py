@@ -1,0 +1,1 @@
+"""Starting runtimes: SGLang on CPU or GPU, the pocket pair, and the project's own environment."""

@@ -20,10 +20,10 @@ from pathlib import Path
 
 import httpx
 import psutil
-
-from a1_sgl.errors import ConfigError, RuntimeFault
 from a1_sgl.launch.cpu_engine import has_gpu
 from a1_sgl.launch.serve import WATCH
+
+from a1_sgl.errors import ConfigError, RuntimeFault
 
 CPU_FLAGS = (
     "--device", "cpu", "--attention-backend", "torch_native", "--disable-overlap-schedule", "--dtype", "float32",
@@ -83,7 +83,11 @@ def alive(pid: int, born: float) -> bool:
 
 @contextlib.contextmanager
 def serve(
-    specs: Sequence[Spec], logs: Path, *, timeout: float = 300.0, progress: Callable[[Mapping[str, str]], None] | None = None
+    specs: Sequence[Spec],
+    logs: Path,
+    *,
+    timeout: float = 300.0,
+    progress: Callable[[Mapping[str, str]], None] | None = None,
 ) -> Iterator[list[Running]]:
     """Runs the runtimes for the length of a ``with`` block; yields them once all are healthy.
 
@@ -120,7 +124,12 @@ def _start(spec: Spec, logs: Path) -> tuple[subprocess.Popen[bytes], Running]:
         environment |= {"SGLANG_USE_CPU_ENGINE": "1", "OMP_NUM_THREADS": "1"}
     with log.open("wb") as out:
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
         )
     born = psutil.Process(process.pid).create_time()
     return process, Running(spec.name, spec.model, f"http://127.0.0.1:{port}", process.pid, born, str(log))

@@ -30,6 +30,7 @@ class Decision:
 
     @property
     def take_over(self) -> bool:
+        """Whether the target goes on."""
         return self.p_value <= self.alpha
 
 
@@ -55,7 +56,13 @@ class MarginalGate:
     """
 
     def __init__(
-        self, alpha: float, bank: ScoreBank | None = None, *, online: bool = True, p_value: str = "smoothed", seed: int = 0
+        self,
+        alpha: float,
+        bank: ScoreBank | None = None,
+        *,
+        online: bool = True,
+        p_value: str = "smoothed",
+        seed: int = 0,
     ) -> None:
         """
         Args:
@@ -91,3 +98,8 @@ class MarginalGate:
         else:
             p = smoothed(greater, equal, n, random.Random(f"{self.seed}/{question}/{sample}/{turn}").random())
         return Decision(score=score, p_value=p, alpha=self.alpha, n=n)
+
+    def observe(self, score: float) -> None:
+        """A score decided earlier, in a session that this one resumes, joins the bank if the gate is online."""
+        if self.online:
+            self.bank.counts(score, add=True)

@@ -35,6 +35,7 @@ from a1_sgl.types import (
     Result,
     Usage,
     VerdictEvent,
+    calls_of,
 )
 
 
@@ -159,7 +160,7 @@ class Chain:
     @property
     def text(self) -> str:
         """Everything after the prompt."""
-        return self.state.stream_executor.text_[self._prompt.chars :]
+        return str(self.state.stream_executor.text_[self._prompt.chars :])
 
     def finish(self) -> ChainEvent:
         """Closes the chain."""
@@ -242,9 +243,7 @@ def run_chains(
     text = chat.render(first.tokenizer, question.messages)
     s += text
     s.sync()
-    prompt = Transcript().plus(
-        text, {e.key: e.encode(chat.render(e.tokenizer, question.messages)) for e in runtimes}
-    )
+    prompt = Transcript().plus(text, {e.key: e.encode(chat.render(e.tokenizer, question.messages)) for e in runtimes})
     prompt.save(s.stream_executor)
     for endpoint in runtimes:
         tell(PromptEvent(question=question.id, call=endpoint.prefill(prompt.ids(endpoint))))
@@ -269,20 +268,9 @@ def run_chains(
     if failures and not chains:
         raise failures[0] if isinstance(failures[0], A1Error) else A1Error(f"every chain failed: {failures[0]}")
     lost = tuple(event for event in outcomes if isinstance(event, LostEvent))
-    return Result(question, chains, lost, Usage.of(list(calls_of(events))))
+    return Result(question, chains, lost, Usage.of(calls_of(events)))
 
 
 def _fork(s: ProgramState, size: int) -> list[ProgramState]:
     """``s.fork(size)`` without SGLang's own prefill of the common text, which has been computed already."""
     return [s.fork(1)[0] for _ in range(size)]
-
-
-def calls_of(events: Sequence[Event]) -> list[Call]:
-    """Every request behind `events`."""
-    calls: list[Call] = []
-    for event in events:
-        if isinstance(event, PromptEvent | VerdictEvent):
-            calls.append(event.call)
-        elif isinstance(event, ChunkEvent):
-            calls.extend(event.calls)
-    return calls

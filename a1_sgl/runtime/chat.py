@@ -28,4 +28,3 @@ def render(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str:
 def key(tokenizer: Any) -> str:
     """A hash of the chat template."""
     return hashlib.sha256(str(tokenizer.chat_template or "").encode()).hexdigest()[:16]
-

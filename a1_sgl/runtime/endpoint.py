@@ -87,7 +87,9 @@ class Endpoint(BaseBackend):  # type: ignore[misc]
         if not isinstance(self.info, dict) or "model_path" not in self.info:
             raise RuntimeFault(f"{self}: what answers there is no SGLang runtime (no model_path in /get_model_info)")
         if not self.info.get("is_generation", True):
-            raise RuntimeFault(f"{self}: serves an embedding model, {self.info['model_path']}; a chain needs generation")
+            raise RuntimeFault(
+                f"{self}: serves an embedding model, {self.info['model_path']}; a chain needs generation"
+            )
         self.model: str = self.info["model_path"]
         path = tokenizer or self.info["tokenizer_path"]
         try:
@@ -174,6 +176,7 @@ class Endpoint(BaseBackend):  # type: ignore[misc]
     # --- SGLang's backend contract ----------------------------------------------------------------------------
 
     def get_model_name(self) -> str:
+        """The model's path or hub name."""
         return self.model
 
     def flush_cache(self) -> None:
@@ -181,6 +184,7 @@ class Endpoint(BaseBackend):  # type: ignore[misc]
         self._request("POST", "/flush_cache")
 
     def get_server_info(self) -> Any:
+        """The runtime's own account of its settings."""
         return self._json("GET", "/server_info")
 
     def commit_lazy_operations(self, s: StreamExecutor) -> None:
@@ -191,7 +195,7 @@ class Endpoint(BaseBackend):  # type: ignore[misc]
             self.prefill(ids)
 
     def generate(self, s: StreamExecutor, sampling_params: SglSamplingParams) -> tuple[str, dict[str, Any]]:
-        """Continues the state's text. ``meta_info`` gains ``output_ids`` (end token excluded), ``ended`` and ``call``."""
+        """Continues the state's text. ``meta_info`` gains ``output_ids`` (no end token), ``ended``, ``call``."""
         *_, last = self._stream(s, sampling_params, stream=False)
         return last
 
@@ -246,10 +250,14 @@ class Endpoint(BaseBackend):  # type: ignore[misc]
         }
         if s.images_:
             extra["image_data"] = [data for _, data in s.images_]
-        answer, call, said = {}, None, ""
-        for answer, call in self._generate_stream(prefix, params, **extra) if stream else [
-            self._generate(prefix, params, "decode", **extra)
-        ]:
+        answer: dict[str, Any] = {}
+        call: Call | None = None
+        said = ""
+        for answer, call in (
+            self._generate_stream(prefix, params, **extra)
+            if stream
+            else [self._generate(prefix, params, "decode", **extra)]
+        ):
             if call is None:
                 text = answer["text"]
                 if not text.endswith("�") and len(text) > len(said):

@@ -67,22 +67,27 @@ class DraftTarget(BaseBackend):  # type: ignore[misc]
     # --- SGLang's backend contract: the draft answers, a fork's common prefix is computed on both -------------
 
     def get_model_name(self) -> str:
+        """The draft's."""
         return self.draft.model
 
     def flush_cache(self) -> None:
+        """Empties both prefix caches."""
         self.draft.flush_cache()
         self.target.flush_cache()
 
     def commit_lazy_operations(self, s: StreamExecutor) -> None:
+        """Computes the state's text on both runtimes."""
         self.draft.commit_lazy_operations(s)
         self.target.commit_lazy_operations(s)
 
     def generate(self, s: StreamExecutor, sampling_params: SglSamplingParams) -> tuple[str, dict[str, Any]]:
+        """The draft's."""
         return self.draft.generate(s, sampling_params)
 
     def generate_stream(
         self, s: StreamExecutor, sampling_params: SglSamplingParams
     ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The draft's."""
         return self.draft.generate_stream(s, sampling_params)
 
     def select(
@@ -92,4 +97,5 @@ class DraftTarget(BaseBackend):  # type: ignore[misc]
         temperature: float,
         choices_method: ChoicesSamplingMethod | None = None,
     ) -> ChoicesDecision:
+        """The draft's."""
         return self.draft.select(s, choices, temperature, choices_method)

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from a1_sgl.errors import ConfigError
 from a1_sgl.launch.runtimes import Spec
+
+from a1_sgl.errors import ConfigError
 
 _HERE = Path(__file__).parent
 

@@ -6,11 +6,10 @@ import itertools
 import random
 from pathlib import Path
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
-
 from a1_sgl.evals.chain import SYSTEM, problems
 from a1_sgl.launch.pocket.corpus import transcript
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 VOCABULARY = 384
 CONTEXT = 512
@@ -20,7 +19,7 @@ TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-# A blank line, a digit, an operator with its spaces, a word with the space before it, one space before a digit, the rest.
+# A blank line, a digit, an operator with its spaces, a word with the space before it, a space before a digit, the rest.
 _PIECES = Regex(r"\n\n|\d| [-+*=] | ?\p{L}+| (?=\d)| ?[^\s\p{L}\d]+|\s+")
 
 
@@ -39,7 +38,8 @@ def _train() -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.ByteLevel()
     rng = random.Random("tokenizer")
     texts = [
-        f"system\n{SYSTEM}\nuser\n{problem.text}\nassistant\n" + "\n\n".join(line.text for line in transcript(problem, rng, 0.06))
+        f"system\n{SYSTEM}\nuser\n{problem.text}\nassistant\n"
+        + "\n\n".join(line.text for line in transcript(problem, rng, 0.06))
         for problem in itertools.islice(problems("train", 0), 2000)
     ]
     tokenizer.train_from_iterator(

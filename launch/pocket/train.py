@@ -22,12 +22,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from torch.nn.functional import cross_entropy
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
 from a1_sgl.evals.chain import OPERATIONS, SYSTEM, Problem, problems
 from a1_sgl.launch.pocket.corpus import transcript
 from a1_sgl.launch.pocket.tokenizer import CONTEXT, VOCABULARY, load_or_train
+from torch.nn.functional import cross_entropy
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 HERE = Path(__file__).parent
 
@@ -90,7 +89,9 @@ class Stream:
         rng = random.Random(f"corpus/{self.recipe.data_seed}")
         while True:
             # Sequences of like length share a batch, so that little is padding.
-            pool = sorted((self._encode(next(source), rng) for _ in range(self.recipe.batch * 16)), key=lambda pair: len(pair[0]))
+            pool = sorted(
+                (self._encode(next(source), rng) for _ in range(self.recipe.batch * 16)), key=lambda pair: len(pair[0])
+            )
             batches = [pool[i : i + self.recipe.batch] for i in range(0, len(pool), self.recipe.batch)]
             rng.shuffle(batches)
             for batch in batches:
@@ -126,7 +127,9 @@ def prompt_ids(tokenizer: PreTrainedTokenizerFast, problem: Problem) -> list[int
 
 
 @torch.no_grad()
-def accuracy(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, temperature: float, per_count: int, seed: int) -> dict[int, float]:
+def accuracy(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, temperature: float, per_count: int, seed: int
+) -> dict[int, float]:
     """Share of right answers by number of operations, on held-out problems of the train split's rule (never test)."""
     model.eval()
     torch.manual_seed(seed)
@@ -140,11 +143,19 @@ def accuracy(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, temper
         ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(p)) + p for p in prompts], device=device)
         mask = (ids != tokenizer.pad_token_id).long()
         out = model.generate(
-            input_ids=ids, attention_mask=mask, do_sample=True, temperature=temperature, top_k=0, top_p=1.0,
-            max_new_tokens=180, pad_token_id=tokenizer.pad_token_id,
+            input_ids=ids,
+            attention_mask=mask,
+            do_sample=True,
+            temperature=temperature,
+            top_k=0,
+            top_p=1.0,
+            max_new_tokens=180,
+            pad_token_id=tokenizer.pad_token_id,
         )
         texts = tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
-        right = [text.rpartition("\\boxed{")[2].startswith(f"{row.answer}}}") for text, row in zip(texts, rows, strict=True)]
+        right = [
+            text.rpartition("\\boxed{")[2].startswith(f"{row.answer}}}") for text, row in zip(texts, rows, strict=True)
+        ]
         result[count] = sum(right) / len(right)
     model.train()
     return result
@@ -191,10 +202,18 @@ def train(role: str, recipe: Recipe, out: Path, log_every: int, check_every: int
         mean_loss = loss.item() if step == 0 else 0.98 * mean_loss + 0.02 * loss.item()
         if (step + 1) % log_every == 0:
             seconds = time.monotonic() - start
-            print(f"step {step + 1}/{recipe.steps} loss {mean_loss:.4f} {tokens / seconds:,.0f} tok/s {seconds:.0f} s", flush=True)
+            print(
+                f"step {step + 1}/{recipe.steps} loss {mean_loss:.4f} {tokens / seconds:,.0f} tok/s {seconds:.0f} s",
+                flush=True,
+            )
         if check_every and (step + 1) % check_every == 0:
             by_count = accuracy(model, tokenizer, 0.6, 25, seed=0)
-            print("  accuracy at 0.6:", {k: round(v, 2) for k, v in by_count.items()}, round(sum(by_count.values()) / len(by_count), 3), flush=True)
+            print(
+                "  accuracy at 0.6:",
+                {k: round(v, 2) for k, v in by_count.items()},
+                round(sum(by_count.values()) / len(by_count), 3),
+                flush=True,
+            )
             save(model, tokenizer, out)
     save(model, tokenizer, out)
     by_count = accuracy(model, tokenizer, 0.6, 100, seed=1)
@@ -203,10 +222,21 @@ def train(role: str, recipe: Recipe, out: Path, log_every: int, check_every: int
         "task": "chain",
         "parameters": parameters,
         "recipe": asdict(recipe),
-        "data": {"split": "train", "seed": recipe.data_seed, "problems": stream.problems, "sha256": stream.sha256.hexdigest()},
+        "data": {
+            "split": "train",
+            "seed": recipe.data_seed,
+            "problems": stream.problems,
+            "sha256": stream.sha256.hexdigest(),
+        },
         "loss": round(mean_loss, 5),
-        "accuracy": {"temperature": 0.6, "problems_per_count": 100, "mean": round(sum(by_count.values()) / len(by_count), 4), "by_operations": by_count},
-        "trained_on": f"{device.type}, {torch.get_num_threads()} threads, {time.monotonic() - start:.0f} s, torch {torch.__version__}",
+        "accuracy": {
+            "temperature": 0.6,
+            "problems_per_count": 100,
+            "mean": round(sum(by_count.values()) / len(by_count), 4),
+            "by_operations": by_count,
+        },
+        "trained_on": f"{device.type}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "seconds": round(time.monotonic() - start),
         "command": shlex.join(["python", "-m", "a1_sgl.launch.pocket.train", *sys.argv[1:]]),
     }
     (out / "card.json").write_text(json.dumps(card, indent=2) + "\n")

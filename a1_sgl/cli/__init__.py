@@ -1,0 +1,46 @@
+"""The command line, `a1`: one module a command.
+
+Modules import what they need inside their commands, so that ``a1 --help`` does not wait for sglang and torch.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+
+from a1_sgl.errors import A1Error
+
+app = typer.Typer(
+    name="a1",
+    help="Test-time scaling with a draft and a target model on SGLang, gated by conformal p-values.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+console = Console()
+errors = Console(stderr=True)
+
+
+def _register() -> None:
+    from a1_sgl.cli import calibrate, demo, doctor, eval, launch, lists, solve
+
+    app.add_typer(launch.app, name="launch")
+    app.command("calibrate")(calibrate.calibrate)
+    app.command("eval")(eval.eval_)
+    app.command("solve")(solve.solve)
+    app.command("tasks")(lists.tasks)
+    app.command("programs")(lists.programs)
+    app.command("doctor")(doctor.doctor)
+    app.command("demo")(demo.demo)
+
+
+def main() -> None:
+    """Entry point: errors that a user can act on go to stderr in one piece, with exit status 2."""
+    _register()
+    try:
+        app()
+    except A1Error as error:
+        errors.print(f"a1: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)

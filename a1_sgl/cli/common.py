@@ -1,0 +1,216 @@
+"""Options and helpers that several commands share."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from a1_sgl.cli import console
+from a1_sgl.errors import ConfigError
+from a1_sgl.launch.runtimes import State
+
+if TYPE_CHECKING:
+    from a1_sgl.conformal.card import Card
+    from a1_sgl.evals.runner import Progress as Report
+    from a1_sgl.records import Recorder
+    from a1_sgl.runtime import DraftTarget, Endpoint
+
+StateDir = Annotated[Path, typer.Option("--state", help="Folder where `a1 launch` notes its runtimes.")]
+DraftUrl = Annotated[str | None, typer.Option("--draft", help="URL of the draft runtime. [default: the launched one]")]
+TargetUrl = Annotated[
+    str | None, typer.Option("--target", help="URL of the target runtime. [default: the launched one]")
+]
+InFlight = Annotated[int, typer.Option(help="Most chains in flight at once.")]
+TaskName = Annotated[str, typer.Option("--task", help="What to solve; see `a1 tasks`.")]
+Seed = Annotated[int, typer.Option(help="Draws the questions and the gate's smoothing numbers.")]
+Questions = Annotated[int, typer.Option(help="How many questions.")]
+Chains = Annotated[int, typer.Option(help="Chains for each question.")]
+Levels = Annotated[str | None, typer.Option(help="Difficulties, as FIRST:LAST. [default: all]")]
+Temperature = Annotated[float | None, typer.Option(help="Sampling temperature. [default: the task's]")]
+TopP = Annotated[float, typer.Option(help="Nucleus sampling.")]
+Parameters = Annotated[list[str] | None, typer.Option("--set", help="A parameter of the program, as NAME=VALUE.")]
+Alpha = Annotated[float, typer.Option(help="Nominal take-over rate, between 0 and 1.")]
+CardPath = Annotated[
+    Path | None,
+    typer.Option("--calibration", help="Card from `a1 calibrate`. [default: the gate starts from an empty bank]"),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+
+STATE = Path(".a1")
+
+
+def urls(names: Sequence[str], given: Mapping[str, str | None], state: Path) -> dict[str, str]:
+    """Where the named runtimes listen: as given, else as launched.
+
+    Raises:
+        ConfigError: neither.
+    """
+    launched = {one.name: one.url for one in State(state).runtimes() if one.alive()}
+    found = {name: given[name] or launched.get(name) for name in names}
+    if missing := [name for name, url in found.items() if url is None]:
+        raise ConfigError(
+            f"no {' and no '.join(missing)} runtime is launched here ({state}/runtimes.json); start a pair with "
+            f"`a1 launch pocket --detach`, or name yours with --{missing[0]} URL"
+        )
+    return {name: str(url) for name, url in found.items()}
+
+
+@contextmanager
+def connect(
+    runtime: str | None, draft: str | None, target: str | None, state: Path, in_flight: int
+) -> Iterator[DraftTarget | Endpoint]:
+    """The pair, or the one runtime that is named, for the length of a ``with`` block."""
+    if in_flight < 1:
+        raise ConfigError(f"--in-flight must be at least 1, not {in_flight}")
+    where = urls((runtime,) if runtime else ("draft", "target"), {"draft": draft, "target": target}, state)
+    from a1_sgl.runtime import DraftTarget, Endpoint
+
+    if runtime:
+        with Endpoint(where[runtime], runtime, in_flight=in_flight) as endpoint:
+            yield endpoint
+    else:
+        with DraftTarget.connect(where["draft"], where["target"], in_flight=in_flight) as pair:
+            yield pair
+
+
+def levels(text: str | None, known: range) -> tuple[int, int]:
+    """Parses ``FIRST:LAST``; None is all of `known`."""
+    if text is None:
+        return known.start, known.stop - 1
+    first, _, last = text.partition(":")
+    if not (first.isdigit() and (last or first).isdigit()):
+        raise ConfigError(f"--levels takes FIRST:LAST, such as {known.start}:{known.stop - 1}, not {text!r}")
+    return int(first), int(last or first)
+
+
+def parameters(pairs: list[str] | None) -> dict[str, Any]:
+    """Parses ``NAME=VALUE``; a value that is JSON is taken as such, anything else as text."""
+    found: dict[str, Any] = {}
+    for one in pairs or []:
+        name, equals, value = one.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"--set takes NAME=VALUE, not {one!r}")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
+
+
+def sampling(temperature: float | None, top_p: float, default: float) -> dict[str, Any]:
+    """Checked sampling parameters."""
+    temperature = default if temperature is None else temperature
+    if temperature < 0:
+        raise ConfigError(f"--temperature must be at least 0, not {temperature}")
+    if not 0 < top_p <= 1:
+        raise ConfigError(f"--top-p must lie in (0, 1], not {top_p}")
+    return {"temperature": temperature, "top_p": top_p}
+
+
+def card(path: Path | None) -> Card | None:
+    """Loads a card, if one is named."""
+    from a1_sgl.conformal.card import Card
+
+    return Card.load(path) if path else None
+
+
+@contextmanager
+def progress(title: str, quiet: bool) -> Iterator[Report | None]:
+    """What `evaluate` reports to: a bar on a terminal, else a line now and then."""
+    if quiet:
+        yield None
+        return
+    if not console.is_terminal:
+        yield _Lines(title)
+        return
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TextColumn("{task.fields[state]}"),
+        TimeElapsedColumn(), console=console,
+    )  # fmt: skip
+    with bar:
+        task = bar.add_task(title, total=None, state="")
+
+        def show(recorder: Recorder, planned: int) -> None:
+            bar.update(task, total=planned, completed=len(recorder.folder.chains), state=_state(recorder))
+
+        yield show
+
+
+class _Lines:
+    """A plain line at every tenth of the way and at least twice a minute."""
+
+    def __init__(self, title: str) -> None:
+        self.title, self.tenths, self.last = title, -1, time.monotonic()
+
+    def __call__(self, recorder: Recorder, planned: int) -> None:
+        done = len(recorder.folder.chains)
+        tenths = 10 * done // planned
+        if tenths > self.tenths or time.monotonic() - self.last > 30:
+            self.tenths, self.last = tenths, time.monotonic()
+            console.print(f"{self.title}: {done}/{planned} chains {_state(recorder)}", highlight=False)
+
+
+def _state(recorder: Recorder) -> str:
+    chains = recorder.folder.chains
+    if not chains:
+        return ""
+    right = sum(chain.correct for chain in chains) / len(chains)
+    lost = f", {len(recorder.lost)} lost" if recorder.lost else ""
+    return f"accuracy {right:.1%}{lost}"
+
+
+def percent(interval: dict[str, Any], key: str) -> str:
+    """``12.3% [10.1, 14.5]``, or a dash."""
+    if interval[key] is None:
+        return "-"
+    return f"{100 * interval[key]:.1f}% [{100 * interval['low']:.1f}, {100 * interval['high']:.1f}]"
+
+
+def summary_table(runs: dict[str, dict[str, Any]]) -> Table:
+    """Runs side by side; fits 80 columns with up to three of them."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("")
+    for name in runs:
+        table.add_column(name, justify="right")
+    first = next(iter(runs.values()))
+
+    def row(name: str, cell: Any) -> None:
+        table.add_row(name, *(cell(summary) for summary in runs.values()))
+
+    row("accuracy [95%]", lambda s: percent(s["accuracy"], "mean"))
+    row(f"maj@{first['chains_per_question']}", lambda s: _plain(s["maj_at_k"]))
+    row(f"pass@{first['chains_per_question']}", lambda s: _plain(s["pass_at_k"]))
+    row("take-over rate [95%]", lambda s: percent(s["take_over"], "realised"))
+    row("  nominal (alpha)", lambda s: _plain(s["take_over"]["nominal"]))
+    row("  decisions", lambda s: f"{s['take_over']['decisions']:,}" if s["take_over"]["decisions"] else "-")
+    row("draft decode tokens", lambda s: f"{s['tokens']['draft_decode']:,}")
+    row("target decode tokens", lambda s: f"{s['tokens']['target_decode']:,}")
+    row("target prefill tokens", lambda s: f"{s['tokens']['target_prefill']:,}")
+    row("cached share of prompts", lambda s: _plain(s["tokens"]["cached_share"]))
+    row("wall-clock", lambda s: f"{s['wall_s']:.1f} s")
+    row("chains", lambda s: f"{s['chains_completed']:,}" + (f" ({s['chains_lost']} lost)" if s["chains_lost"] else ""))
+    return table
+
+
+def _plain(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"
+
+
+def report_losses(summary: dict[str, Any]) -> None:
+    """Says what chains were lost to, and ends with status 1 if any were."""
+    if not summary["chains_lost"]:
+        return
+    from a1_sgl.cli import errors
+
+    for why, count in summary["errors"].items():
+        errors.print(f"{count} chains lost: {why}", style="red", markup=False, highlight=False, soft_wrap=True)
+    errors.print("the same command runs the lost chains again", markup=False)
+    raise typer.Exit(1)

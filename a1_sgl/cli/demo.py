@@ -1,0 +1,82 @@
+"""`a1 demo`: the whole story on the pocket pair, in one table."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from a1_sgl.cli import common, console
+
+ALPHA = 0.3
+CALIBRATION_QUESTIONS = 60
+QUESTIONS = 100
+CHAINS = 4
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the runs; runs of an earlier demo there are replaced.")]
+    = Path("runs/demo"),
+    seed: common.Seed = 0,
+) -> None:  # fmt: skip
+    """Serve the pocket pair, calibrate, and compare draft alone, target alone and A1."""
+    from a1_sgl.cli.launch import _watching, terminate_on_sigterm
+    from a1_sgl.evals.runner import Eval, calibrate, evaluate
+    from a1_sgl.evals.tasks import TASKS
+    from a1_sgl.launch.pocket import pocket_specs
+    from a1_sgl.launch.runtimes import serve
+    from a1_sgl.runtime import DraftTarget
+
+    started = time.monotonic()
+    for name in ("calibration", "draft", "target", "a1"):
+        shutil.rmtree(out / name, ignore_errors=True)
+    task = TASKS["chain"]
+    whole = (task.levels.start, task.levels.stop - 1)
+
+    def plan(program: str, runtime: str | None, **changes: Any) -> Eval:
+        settings: dict[str, Any] = {
+            "task": task, "split": "test", "program": program, "runtime": runtime, "questions": QUESTIONS,
+            "chains": CHAINS, "seed": seed, "levels": whole, "parameters": {},
+            "sampling": {"temperature": task.temperature, "top_p": 1.0},
+        }  # fmt: skip
+        return Eval(**settings | changes)
+
+    console.print("starting two SGLang runtimes", highlight=False)
+    with (
+        terminate_on_sigterm(),
+        _watching() as waiting,
+        serve(pocket_specs(), out / "logs", progress=waiting) as (draft, target),
+    ):
+        console.print(f"draft at {draft.url}, target at {target.url}", highlight=False)
+        with DraftTarget.connect(draft.url, target.url) as pair:
+            with common.progress("calibrate", False) as progress:
+                collected = plan("a1", None, split="calibration", questions=CALIBRATION_QUESTIONS, alpha=ALPHA)
+                card, _ = calibrate(collected, pair, out / "calibration", progress)
+            card.save(out / "calibration" / "card.json")
+            runs: dict[str, tuple[Eval, Any]] = {
+                "draft": (plan("direct", "draft"), pair.draft),
+                "target": (plan("direct", "target"), pair.target),
+                "a1": (plan("a1", None, alpha=ALPHA, card=card), pair),
+            }
+            summaries = {}
+            for name, (what, backend) in runs.items():
+                pair.flush_cache()  # nobody profits from what another computed
+                with common.progress(name, False) as progress:
+                    _, summaries[name] = evaluate(what, backend, out / name, progress)
+    console.print()
+    console.print(
+        common.summary_table(
+            {"draft only": summaries["draft"], "target only": summaries["target"], "A1": summaries["a1"]}
+        )
+    )
+    console.print(
+        f"\n{QUESTIONS} test questions x {CHAINS} chains, temperature {task.temperature}; the gate started from "
+        f"{len(card.scores):,} scores of\n{len(card.questions)} other questions. Runs: {out}/. "
+        f"Everything took {time.monotonic() - started:.0f} s.",
+        highlight=False,
+    )
+    for summary in summaries.values():
+        common.report_losses(summary)

@@ -1,0 +1,63 @@
+"""`a1 eval`: run a program over a task's questions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from a1_sgl.cli import common, console, errors
+from a1_sgl.errors import ConfigError
+
+
+def eval_(
+    out: Annotated[Path, typer.Option("--out", help="Run folder; an interrupted run there is resumed.")],
+    program: Annotated[str, typer.Option(help="How to solve; see `a1 programs`.")] = "a1",
+    runtime: Annotated[
+        str | None, typer.Option(help="For a one-model program: draft or target. [default: target]")
+    ] = None,
+    task: common.TaskName = "chain",
+    split: Annotated[str, typer.Option(help="Which questions.")] = "test",
+    questions: common.Questions = 100,
+    chains: common.Chains = 4,
+    levels: common.Levels = None,
+    seed: common.Seed = 0,
+    alpha: common.Alpha = 0.3,
+    calibration: common.CardPath = None,
+    online: Annotated[bool, typer.Option(help="Let scores join the gate's bank during the run.")] = True,
+    temperature: common.Temperature = None,
+    top_p: common.TopP = 1.0,
+    set_: common.Parameters = None,
+    in_flight: common.InFlight = 64,
+    draft: common.DraftUrl = None,
+    target: common.TargetUrl = None,
+    state: common.StateDir = common.STATE,
+    quiet: common.Quiet = False,
+) -> None:
+    """Run a program over questions and grade every chain."""
+    from a1_sgl.cli.launch import terminate_on_sigterm
+    from a1_sgl.evals.runner import Eval, Interrupted, evaluate
+    from a1_sgl.evals.tasks import find_task
+    from a1_sgl.programs import PROGRAMS
+
+    if runtime not in (None, "draft", "target"):
+        raise ConfigError(f"--runtime is draft or target, not {runtime!r}")
+    found = find_task(task)
+    gated = program in PROGRAMS and "gate" in PROGRAMS[program].arg_names
+    plan = Eval(
+        task=found, split=split, program=program, runtime=runtime if gated else runtime or "target",
+        questions=questions, chains=chains, seed=seed, levels=common.levels(levels, found.levels),
+        parameters=common.parameters(set_), sampling=common.sampling(temperature, top_p, found.temperature),
+        alpha=alpha if gated else None, card=common.card(calibration) if gated else None, online=online,
+    )  # fmt: skip
+    with common.connect(plan.runtime, draft, target, state, in_flight) as backend, terminate_on_sigterm():
+        try:
+            with common.progress(f"{program} {plan.runtime or ''}".strip(), quiet) as progress:
+                _, summary = evaluate(plan, backend, out, progress)
+        except Interrupted as stop:
+            errors.print(f"{stop}; the same command goes on", markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(130) from None
+    console.print(common.summary_table({program: summary}))
+    console.print(f"run: {out}", highlight=False, soft_wrap=True)
+    common.report_losses(summary)

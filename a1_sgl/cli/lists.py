@@ -1,0 +1,34 @@
+"""`a1 tasks` and `a1 programs`."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from a1_sgl.cli import console
+
+
+def tasks() -> None:
+    """List the tasks."""
+    from a1_sgl.evals.tasks import TASKS
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("task", "splits", "levels", "about"):
+        table.add_column(column, overflow="fold")
+    for task in TASKS.values():
+        levels = f"{task.levels.start}:{task.levels.stop - 1} {task.level_name}"
+        table.add_row(task.name, ", ".join(task.splits), levels, task.about)
+    console.print(table)
+
+
+def programs() -> None:
+    """List the programs and their parameters."""
+    from a1_sgl.programs import PROGRAMS
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("program", "runs on", "parameters (--set)", "about"):
+        table.add_column(column, overflow="fold")
+    for name, program in PROGRAMS.items():
+        own = [n for n in program.arg_names if n not in ("question", "samples", "listener", "gate")]
+        about = (program.func.__doc__ or "").partition("\n")[0]
+        table.add_row(name, "draft and target" if "gate" in program.arg_names else "either", ", ".join(own), about)
+    console.print(table)

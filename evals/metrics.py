@@ -1,0 +1,119 @@
+"""Accuracy, votes and rates, each with its interval."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from scipy.stats import beta
+
+from a1_sgl.records import ChainRecord, RunFolder
+from a1_sgl.types import Usage, VerdictEvent, calls_of
+
+Interval = dict[str, float | None]
+
+
+def exact_interval(hits: float, n: float, level: float = 0.95) -> tuple[float, float]:
+    """Clopper-Pearson interval for a rate; `hits` and `n` need not be whole (see `accuracy`).
+
+    Raises:
+        ValueError: counts that are not 0 <= hits <= n, n > 0.
+    """
+    if not 0 <= hits <= n or n <= 0:
+        raise ValueError(f"not a rate: {hits} of {n}")
+    tail = (1 - level) / 2
+    low = float(beta.ppf(tail, hits, n - hits + 1)) if hits > 0 else 0.0
+    high = float(beta.ppf(1 - tail, hits + 1, n - hits)) if hits < n else 1.0
+    return low, high
+
+
+def accuracy(by_question: Sequence[Sequence[bool]]) -> Interval:
+    """Mean over questions of the share of right chains, with a 95% interval that is clustered by question.
+
+    The interval is exact-binomial at the effective sample size ``p (1 - p) / se^2``, with the standard error over
+    questions (Korn and Graubard 1998). Where all chains agree the standard error is no guide, and the number of
+    questions is taken.
+    """
+    if not by_question:
+        return {"mean": None, "low": None, "high": None}
+    shares = [statistics.fmean(chains) for chains in by_question]
+    p, questions = statistics.fmean(shares), len(shares)
+    chains = sum(map(len, by_question))
+    effective = float(questions)
+    if questions > 1 and 0 < p < 1 and (se := statistics.stdev(shares) / math.sqrt(questions)) > 0:
+        effective = min(p * (1 - p) / se**2, chains)
+    low, high = exact_interval(p * effective, effective)
+    return {"mean": p, "low": low, "high": high}
+
+
+def majority(chains: Sequence[ChainRecord]) -> float:
+    """Chance that a vote over the chains' answers is right, ties broken at random; no answer, no vote."""
+    votes = Counter(chain.answer for chain in chains if chain.answer is not None)
+    if not votes:
+        return 0.0
+    top = max(votes.values())
+    leaders = {answer for answer, count in votes.items() if count == top}
+    right = {chain.answer for chain in chains if chain.correct}
+    return len(leaders & right) / len(leaders)
+
+
+def rate(hits: int, n: int) -> dict[str, Any]:
+    """A rate with its count and exact interval."""
+    if n == 0:
+        return {"realised": None, "low": None, "high": None, "decisions": 0}
+    low, high = exact_interval(hits, n)
+    return {"realised": hits / n, "low": low, "high": high, "decisions": n}
+
+
+def take_over(verdicts: Sequence[VerdictEvent], nominal: float | None) -> dict[str, Any]:
+    """Nominal against realised take-over rate, overall and by turn (counted from 0)."""
+    by_turn: dict[int, list[bool]] = defaultdict(list)
+    for verdict in verdicts:
+        by_turn[verdict.turn].append(verdict.take_over)
+    overall = rate(sum(verdict.take_over for verdict in verdicts), len(verdicts))
+    return {
+        "nominal": nominal,
+        **overall,
+        "by_turn": [{"turn": turn, **rate(sum(taken), len(taken))} for turn, taken in sorted(by_turn.items())],
+    }
+
+
+def summarise(folder: RunFolder, lost: int, errors: Mapping[str, int]) -> dict[str, Any]:
+    """What ``summary.json`` holds."""
+    configuration = folder.run["configuration"]
+    by_question: dict[str, list[ChainRecord]] = defaultdict(list)
+    for chain in folder.chains:
+        by_question[chain.question].append(chain)
+    groups = list(by_question.values())
+    usage = Usage.of(calls_of(folder.events))
+    verdicts = [event for event in folder.events if isinstance(event, VerdictEvent)]
+    seconds = [chain.ended - chain.started for chain in folder.chains]
+    return {
+        "schema": folder.run["schema"],
+        "task": configuration["task"],
+        "split": configuration["split"],
+        "program": configuration["program"],
+        "runtime": configuration["runtime"],
+        "questions": configuration["questions"],
+        "chains_per_question": configuration["chains"],
+        "accuracy": accuracy([[chain.correct for chain in group] for group in groups]),
+        "maj_at_k": statistics.fmean(map(majority, groups)) if groups else None,
+        "pass_at_k": statistics.fmean(any(c.correct for c in group) for group in groups) if groups else None,
+        "take_over": take_over(verdicts, (configuration["gate"] or {}).get("alpha")),
+        "tokens": {
+            "draft_decode": usage.decode.get("draft", 0),
+            "target_decode": usage.decode.get("target", 0),
+            "draft_prefill": usage.prefill.get("draft", 0),
+            "target_prefill": usage.prefill.get("target", 0),
+            "prompt": usage.prompt,
+            "cached_share": usage.cached_share,
+        },
+        "wall_s": folder.wall(),
+        "chain_s": {"median": statistics.median(seconds), "longest": max(seconds)} if seconds else None,
+        "chains_completed": len(folder.chains),
+        "chains_lost": lost,
+        "errors": dict(errors),
+    }

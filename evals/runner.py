@@ -1,0 +1,236 @@
+"""Runs a program over a task's questions: all chains in flight together, every finished chain kept."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from a1_sgl.evals.environment import environment
+from a1_sgl.evals.metrics import summarise
+from a1_sgl.evals.tasks import Task
+from a1_sgl.programs import PROGRAMS
+
+from a1_sgl.conformal import Gate, MarginalGate, ScoreBank
+from a1_sgl.conformal.card import Card
+from a1_sgl.errors import ChainAborted, ConfigError
+from a1_sgl.records import Recorder, RunFolder
+from a1_sgl.runtime import DraftTarget, Endpoint
+from a1_sgl.types import Listener, LostEvent, Question, Result, VerdictEvent
+
+
+@dataclass(frozen=True)
+class Eval:
+    """What to run. Everything here, and what the runtimes serve, is the run's configuration.
+
+    Attributes:
+        program: a name in `PROGRAMS`.
+        runtime: which runtime a one-model program runs on, ``draft`` or ``target``; None for a pair's program.
+        questions, chains: how many questions, and chains for each.
+        seed: draws the questions and the gate's smoothing numbers.
+        levels: difficulties, first and last.
+        parameters: the program's own parameters, where they differ from the task's defaults.
+        sampling: temperature, top_p and so on, as ``run`` takes them.
+        alpha: nominal take-over rate, for a program with a gate.
+        card: calibration card the gate starts from; None starts from an empty bank.
+        online: whether scores join the bank during the run.
+    """
+
+    task: Task
+    split: str
+    program: str
+    runtime: str | None
+    questions: int
+    chains: int
+    seed: int
+    levels: tuple[int, int]
+    parameters: Mapping[str, Any]
+    sampling: Mapping[str, Any]
+    alpha: float | None = None
+    card: Card | None = None
+    online: bool = True
+
+    def __post_init__(self) -> None:
+        if self.program not in PROGRAMS:
+            raise ConfigError(f"unknown program {self.program!r}; known: {', '.join(PROGRAMS)} (see: a1 programs)")
+        names = PROGRAMS[self.program].arg_names
+        if unknown := [name for name in self.parameters if name not in names]:
+            raise ConfigError(f"program {self.program} has no parameter {unknown[0]!r}; it has {', '.join(names[3:])}")
+        for name in ("questions", "chains"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
+        low, high = self.levels
+        if low > high or low not in self.task.levels or high not in self.task.levels:
+            known = f"{self.task.levels.start} to {self.task.levels.stop - 1}"
+            raise ConfigError(
+                f"{self.task.level_name} of task {self.task.name} lie within {known}, not {low} to {high}"
+            )
+        if self.gated and (self.alpha is None or not 0 < self.alpha < 1):
+            raise ConfigError(
+                f"alpha is the nominal take-over rate and must lie strictly between 0 and 1, not {self.alpha}"
+            )
+        if self.gated == (self.runtime is not None):
+            raise ConfigError(
+                f"program {self.program} " + ("uses both runtimes" if self.gated else "needs one runtime")
+            )
+
+    @property
+    def gated(self) -> bool:
+        """Whether the program takes a gate, and with it a pair of runtimes."""
+        return "gate" in PROGRAMS[self.program].arg_names
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The program's parameters: the task's defaults that it has, then the caller's."""
+        names = PROGRAMS[self.program].arg_names
+        return {k: v for k, v in self.task.defaults.items() if k in names} | dict(self.parameters)
+
+    @property
+    def stop(self) -> list[str]:
+        """Strings that end a chunk; a program of one pass has no chunks."""
+        return list(self.task.stop) if self.gated else []
+
+    def load(self) -> list[Question]:
+        """The questions."""
+        return self.task.questions(self.split, self.questions, self.seed, range(self.levels[0], self.levels[1] + 1))
+
+    def protocol(self, backend: Endpoint | DraftTarget) -> dict[str, Any]:
+        """What the scores depend on; a card holds it and is refused where it differs."""
+        runtimes = [backend.draft, backend.target] if isinstance(backend, DraftTarget) else [backend]
+        return {
+            "task": self.task.name,
+            "program": self.program,
+            "levels": list(self.levels),
+            "parameters": self.arguments,
+            "stop": self.stop,
+            "sampling": dict(self.sampling),
+            "models": {runtime.name: runtime.fingerprint() for runtime in runtimes},
+        }
+
+    def configuration(self, backend: Endpoint | DraftTarget) -> dict[str, Any]:
+        """What ``run.json`` holds and a resumed run must equal."""
+        gate = None
+        if self.gated:
+            gate = {
+                "alpha": self.alpha, "kind": "marginal", "online": self.online, "p_value": "smoothed",
+                "calibration": self.card.sha256 if self.card else None,
+            }  # fmt: skip
+        return self.protocol(backend) | {
+            "split": self.split,
+            "runtime": self.runtime,
+            "questions": self.questions,
+            "chains": self.chains,
+            "seed": self.seed,
+            "gate": gate,
+        }
+
+    def gate(self) -> MarginalGate | None:
+        """A fresh gate with the card's scores; None for a program without one."""
+        if not self.gated or self.alpha is None:
+            return None
+        bank = ScoreBank(self.card.scores if self.card else ())
+        return MarginalGate(self.alpha, bank, online=self.online, seed=self.seed)
+
+    def run(
+        self, question: Question, samples: Sequence[int], backend: Endpoint | DraftTarget, gate: Gate | None,
+        listener: Listener,
+    ) -> Result:  # fmt: skip
+        """Runs the program on one question. Errors as in `run_chains`."""
+        state = PROGRAMS[self.program].run(
+            question=question, samples=tuple(samples), listener=listener, backend=backend, stop=self.stop,
+            **self.sampling, **self.arguments, **({"gate": gate} if gate is not None else {}),
+        )  # fmt: skip
+        result: Result = state.ret_value
+        return result
+
+
+class Interrupted(Exception):
+    """The run was stopped from outside; every finished chain is on disk."""
+
+
+Progress = Callable[[Recorder, int], None]
+
+
+def evaluate(
+    plan: Eval, backend: Endpoint | DraftTarget, out: Path, progress: Progress | None = None
+) -> tuple[RunFolder, dict[str, Any]]:
+    """Runs what is missing of `plan` in folder `out` and writes the summary.
+
+    Args:
+        progress: called about twice a second with the recorder and the number of chains planned.
+
+    Raises:
+        ConfigError: the folder belongs to another configuration, or the card to another set-up or to these questions.
+        Interrupted: Ctrl-C, after calls in flight were aborted.
+    """
+    questions = plan.load()
+    if plan.card is not None:
+        plan.card.check(plan.protocol(backend), [question.id for question in questions])
+    folder = RunFolder.open(out, plan.configuration(backend), environment())
+    recorder = Recorder(folder, {question.id: question for question in questions}, plan.task.grade)
+    gate = plan.gate()
+    if gate is not None:  # as it was when the run stopped: scores of finished chains join in recorded order
+        for event in folder.events:
+            if isinstance(event, VerdictEvent):
+                gate.observe(event.score)
+    done = folder.done()
+    todo = [(q, tuple(s for s in range(plan.chains) if (q.id, s) not in done)) for q in questions]
+    todo = [(question, samples) for question, samples in todo if samples]
+    halt = threading.Event()
+
+    def solve(question: Question, samples: tuple[int, ...]) -> None:
+        if halt.is_set():
+            return
+        try:
+            plan.run(question, samples, backend, gate, recorder)
+        except ChainAborted:
+            pass
+        except Exception as error:  # the prompt failed, or every chain did; the others go on
+            for sample in samples:
+                if (question.id, sample) not in recorder.lost:
+                    recorder(LostEvent(question=question.id, sample=sample, error=f"{type(error).__name__}: {error}"))
+
+    # A program waits for its chains, and each unfinished one has a chain in a lane or waiting for one: with a thread a
+    # lane, no lane is ever empty while questions remain.
+    pool = ThreadPoolExecutor(backend.lanes.limit, thread_name_prefix="question")
+    planned = plan.questions * plan.chains
+    try:
+        pending: set[Future[None]] = {pool.submit(solve, question, samples) for question, samples in todo}
+        while pending:
+            _, pending = wait(pending, timeout=0.5)
+            if progress is not None:
+                progress(recorder, planned)
+    except KeyboardInterrupt:
+        halt.set()
+        backend.abort()
+        raise Interrupted(f"stopped; {len(folder.chains)} of {planned} chains are kept in {out}") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+        lost = {name: why for name, why in recorder.lost.items() if name not in folder.done()}
+        summary = summarise(folder, len(lost), recorder.errors())
+        folder.write_summary(summary)
+    return folder, summary
+
+
+def calibrate(
+    plan: Eval, backend: DraftTarget | Endpoint, out: Path, progress: Progress | None = None
+) -> tuple[Card, dict[str, Any]]:
+    """Runs `plan` with a gate that starts empty and makes a card of all its scores.
+
+    Draft chunks after a take-over differ from those before, so the scores are collected under the policy they are
+    meant for. Errors as in `evaluate`.
+    """
+    folder, summary = evaluate(plan, backend, out, progress)
+    scores = [event.score for event in folder.events if isinstance(event, VerdictEvent)]
+    card = Card(
+        score="mean_loss",
+        scores=tuple(scores),
+        questions=tuple(sorted({chain.question for chain in folder.chains})),
+        alpha=plan.alpha or 0.0,
+        protocol=plan.protocol(backend),
+        environment=environment(),
+    )
+    return card, summary

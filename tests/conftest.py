@@ -1,0 +1,119 @@
+"""Three real runtimes for the whole session: the pocket draft and target, and a stranger with a tokenizer of its own."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from a1_sgl.launch.pocket import pocket_specs
+from a1_sgl.launch.runtimes import Spec, serve
+
+
+@pytest.fixture(scope="session")
+def stranger(tmp_path_factory):
+    """A random model whose tokenizer and chat template are unlike the pocket pair's."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    from a1_sgl.evals.chain import problems
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    texts = ["\n\n".join((p.text, *p.lines)) for p in itertools.islice(problems("train", 5), 200)]
+    trainer = trainers.BpeTrainer(
+        vocab_size=430, special_tokens=["<s>", "</s>"], initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet())
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>", model_max_length=512,
+        chat_template="<s>{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}[assistant] ",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=448, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
+            num_key_value_heads=2, max_position_embeddings=512, bos_token_id=0, eos_token_id=1,
+        )
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("stranger")
+    model.save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def runtimes(stranger, tmp_path_factory):
+    """Where the three runtimes listen, by name."""
+    specs = [*pocket_specs(), Spec("stranger", str(stranger))]
+    with serve(specs, tmp_path_factory.mktemp("logs")) as running:
+        yield {one.name: one for one in running}
+
+
+@pytest.fixture
+def draft(runtimes):
+    from a1_sgl.runtime import Endpoint
+
+    with Endpoint(runtimes["draft"].url, "draft") as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def target(runtimes):
+    from a1_sgl.runtime import Endpoint
+
+    with Endpoint(runtimes["target"].url, "target") as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def other(runtimes):
+    from a1_sgl.runtime import Endpoint
+
+    with Endpoint(runtimes["stranger"].url, "target") as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def pair(runtimes):
+    from a1_sgl.runtime import DraftTarget
+
+    with DraftTarget.connect(runtimes["draft"].url, runtimes["target"].url) as connected:
+        yield connected
+
+
+@pytest.fixture
+def mixed(runtimes):
+    """The pocket draft with the stranger as its target."""
+    from a1_sgl.runtime import DraftTarget
+
+    with DraftTarget.connect(runtimes["draft"].url, runtimes["stranger"].url) as connected:
+        yield connected
+
+
+@pytest.fixture(scope="session")
+def reference():
+    """`reference(folder, ids)`: log-probabilities of ids[1:] by transformers in float32."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    models = {}
+
+    def score(folder: str | Path, ids):
+        if folder not in models:
+            models[folder] = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        with torch.no_grad():
+            logits = models[folder](torch.tensor([ids])).logits[0].log_softmax(-1)
+        return [logits[i, token].item() for i, token in enumerate(ids[1:])]
+
+    return score
+
+
+@pytest.fixture(scope="session")
+def questions():
+    """Test questions of task chain."""
+    from a1_sgl.evals.tasks import TASKS
+
+    task = TASKS["chain"]
+    return task.questions("test", 24, 11, task.levels)
