@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from a1_sgl.conformal import GATES, Gate, ScoreBank
+from a1_sgl.conformal.card import Card
+from a1_sgl.errors import ChainAborted, ConfigError
 from a1_sgl.evals.environment import environment
 from a1_sgl.evals.metrics import summarise
 from a1_sgl.evals.tasks import Task
-from a1_sgl.programs import PROGRAMS
-
-from a1_sgl.conformal import Gate, MarginalGate, ScoreBank
-from a1_sgl.conformal.card import Card
-from a1_sgl.errors import ChainAborted, ConfigError
+from a1_sgl.programs import PROGRAMS, parameters
 from a1_sgl.records import Recorder, RunFolder
 from a1_sgl.runtime import DraftTarget, Endpoint
 from a1_sgl.types import Listener, LostEvent, Question, Result, VerdictEvent
@@ -36,6 +35,7 @@ class Eval:
         sampling: temperature, top_p and so on, as ``run`` takes them.
         alpha: nominal take-over rate, for a program with a gate.
         card: calibration card the gate starts from; None starts from an empty bank.
+        gate_kind: a name in `GATES`.
         online: whether scores join the bank during the run.
     """
 
@@ -51,14 +51,17 @@ class Eval:
     sampling: Mapping[str, Any]
     alpha: float | None = None
     card: Card | None = None
+    gate_kind: str = "adaptive"
     online: bool = True
 
     def __post_init__(self) -> None:
         if self.program not in PROGRAMS:
             raise ConfigError(f"unknown program {self.program!r}; known: {', '.join(PROGRAMS)} (see: a1 programs)")
-        names = PROGRAMS[self.program].arg_names
+        names = parameters(self.program)
         if unknown := [name for name in self.parameters if name not in names]:
-            raise ConfigError(f"program {self.program} has no parameter {unknown[0]!r}; it has {', '.join(names[3:])}")
+            raise ConfigError(f"program {self.program} has no parameter {unknown[0]!r}; it has {', '.join(names)}")
+        if self.gate_kind not in GATES:
+            raise ConfigError(f"unknown gate {self.gate_kind!r}; known: {', '.join(GATES)}")
         for name in ("questions", "chains"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -85,7 +88,7 @@ class Eval:
     @property
     def arguments(self) -> dict[str, Any]:
         """The program's parameters: the task's defaults that it has, then the caller's."""
-        names = PROGRAMS[self.program].arg_names
+        names = parameters(self.program)
         return {k: v for k, v in self.task.defaults.items() if k in names} | dict(self.parameters)
 
     @property
@@ -115,7 +118,7 @@ class Eval:
         gate = None
         if self.gated:
             gate = {
-                "alpha": self.alpha, "kind": "marginal", "online": self.online, "p_value": "smoothed",
+                "alpha": self.alpha, "kind": self.gate_kind, "online": self.online, "p_value": "smoothed",
                 "calibration": self.card.sha256 if self.card else None,
             }  # fmt: skip
         return self.protocol(backend) | {
@@ -127,12 +130,12 @@ class Eval:
             "gate": gate,
         }
 
-    def gate(self) -> MarginalGate | None:
+    def gate(self) -> Gate | None:
         """A fresh gate with the card's scores; None for a program without one."""
         if not self.gated or self.alpha is None:
             return None
         bank = ScoreBank(self.card.scores if self.card else ())
-        return MarginalGate(self.alpha, bank, online=self.online, seed=self.seed)
+        return GATES[self.gate_kind](self.alpha, bank, online=self.online, seed=self.seed)
 
     def run(
         self, question: Question, samples: Sequence[int], backend: Endpoint | DraftTarget, gate: Gate | None,
@@ -175,7 +178,7 @@ def evaluate(
     if gate is not None:  # as it was when the run stopped: scores of finished chains join in recorded order
         for event in folder.events:
             if isinstance(event, VerdictEvent):
-                gate.observe(event.score)
+                gate.observe(event.score, event.take_over)
     done = folder.done()
     todo = [(q, tuple(s for s in range(plan.chains) if (q.id, s) not in done)) for q in questions]
     todo = [(question, samples) for question, samples in todo if samples]

@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
-from a1_sgl.evals import chain
-
 from a1_sgl.errors import ConfigError
+from a1_sgl.evals import chain
 from a1_sgl.types import Question
 
 

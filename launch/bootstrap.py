@@ -57,7 +57,7 @@ def main() -> int:
             plain = arguments[-1].partition("+")[0]
             say(
                 f"{arguments[-1]} is on no configured package index; taking {plain}, maybe a GPU build of "
-                "several GB\n  (to avoid that, point PIP_EXTRA_INDEX_URL at PyTorch's index of CPU wheels; run make again)"
+                "several GB\n  (to avoid that, point PIP_EXTRA_INDEX_URL at PyTorch's CPU wheels and run make again)"
             )
             good = pip(name, [*arguments[:-1], plain], count)
         if not good:

@@ -20,10 +20,10 @@ from pathlib import Path
 
 import httpx
 import psutil
-from a1_sgl.launch.cpu_engine import has_gpu
-from a1_sgl.launch.serve import WATCH
 
 from a1_sgl.errors import ConfigError, RuntimeFault
+from a1_sgl.launch.cpu_engine import has_gpu
+from a1_sgl.launch.serve import WATCH
 
 CPU_FLAGS = (
     "--device", "cpu", "--attention-backend", "torch_native", "--disable-overlap-schedule", "--dtype", "float32",
@@ -32,6 +32,7 @@ CPU_FLAGS = (
 )  # fmt: skip
 _CAUSES = {
     "address already in use": "the port was taken meanwhile; start again",
+    "model_type": "the model folder has no usable config.json",
     "Can't load the configuration": "the model folder is missing or has no config.json",
     "does not appear to have a file named": "the model folder lacks a file; was it copied completely?",
     "out of memory": "the model does not fit; lower --mem-fraction-static or serve on a larger machine",

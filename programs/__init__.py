@@ -9,4 +9,10 @@ from a1_sgl.programs.direct import direct
 
 PROGRAMS = {"a1": a1, "direct": direct}
 
-__all__ = ["PROGRAMS", "a1", "direct"]
+
+def parameters(program: str) -> list[str]:
+    """A program's own parameters, without those that all of them share."""
+    return [name for name in PROGRAMS[program].arg_names if name not in ("question", "samples", "listener", "gate")]
+
+
+__all__ = ["PROGRAMS", "a1", "direct", "parameters"]

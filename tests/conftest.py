@@ -1,4 +1,4 @@
-"""Three real runtimes for the whole session: the pocket draft and target, and a stranger with a tokenizer of its own."""
+"""Three real runtimes for the whole session: the pocket draft and target, and a stranger with another tokenizer."""
 
 import itertools
 from pathlib import Path

@@ -25,6 +25,7 @@ def eval_(
     seed: common.Seed = 0,
     alpha: common.Alpha = 0.3,
     calibration: common.CardPath = None,
+    gate: Annotated[str, typer.Option(help="How alpha is held: adaptive or marginal.")] = "adaptive",
     online: Annotated[bool, typer.Option(help="Let scores join the gate's bank during the run.")] = True,
     temperature: common.Temperature = None,
     top_p: common.TopP = 1.0,
@@ -50,6 +51,7 @@ def eval_(
         questions=questions, chains=chains, seed=seed, levels=common.levels(levels, found.levels),
         parameters=common.parameters(set_), sampling=common.sampling(temperature, top_p, found.temperature),
         alpha=alpha if gated else None, card=common.card(calibration) if gated else None, online=online,
+        gate_kind=gate,
     )  # fmt: skip
     with common.connect(plan.runtime, draft, target, state, in_flight) as backend, terminate_on_sigterm():
         try:

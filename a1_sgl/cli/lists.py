@@ -22,13 +22,14 @@ def tasks() -> None:
 
 def programs() -> None:
     """List the programs and their parameters."""
-    from a1_sgl.programs import PROGRAMS
+    from a1_sgl.programs import PROGRAMS, parameters
 
     table = Table(box=None, pad_edge=False)
     for column in ("program", "runs on", "parameters (--set)", "about"):
         table.add_column(column, overflow="fold")
     for name, program in PROGRAMS.items():
-        own = [n for n in program.arg_names if n not in ("question", "samples", "listener", "gate")]
         about = (program.func.__doc__ or "").partition("\n")[0]
-        table.add_row(name, "draft and target" if "gate" in program.arg_names else "either", ", ".join(own), about)
+        table.add_row(
+            name, "draft and target" if "gate" in program.arg_names else "either", ", ".join(parameters(name)), about
+        )
     console.print(table)

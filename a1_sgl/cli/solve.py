@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from a1_sgl.cli import common, console
+from a1_sgl.cli import common, console, errors
 from a1_sgl.types import ChainEvent, ChunkEvent, Event, LostEvent, Question, VerdictEvent
 
 _COLOURS = {"draft": "cyan", "target": "magenta"}
@@ -42,7 +42,7 @@ def solve(
     asked = Question.of(question)
     asked = asked.model_copy(update={"messages": prompt(found.system, question)})
     if card is None:
-        console.print("no --calibration card: the gate's bank starts empty, so its first p-values are mere chance")
+        errors.print("no --calibration card: the gate's bank starts empty, so its first p-values are mere chance")
     with common.connect(None, draft, target, state, max(chains, 1)) as backend:
         if card is not None:
             card.check(plan.protocol(backend), [asked.id])

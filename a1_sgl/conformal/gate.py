@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Hashable
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from a1_sgl.conformal.bank import ScoreBank
@@ -19,7 +20,8 @@ class Decision:
     Attributes:
         score: the chunk's nonconformity score, here its mean loss under the target in nats per token.
         p_value: its p-value against the bank.
-        alpha: the level it was compared with; the target takes over when ``p_value <= alpha``.
+        alpha: the level it was compared with; the target takes over when ``p_value <= alpha``. An adaptive gate's
+            level may leave [0, 1] for a while.
         n: how many scores the bank held.
     """
 
@@ -41,6 +43,10 @@ class Gate(Protocol):
 
     def __call__(self, score: float, *, question: Hashable, sample: int, turn: int) -> Decision:
         """Decides on one chunk, named by its question, chain (`sample`) and turn, all counted from 0."""
+        ...
+
+    def observe(self, score: float, take_over: bool) -> None:
+        """Takes note of a chunk that was decided in an earlier session, which this one resumes."""
         ...
 
 
@@ -99,7 +105,54 @@ class MarginalGate:
             p = smoothed(greater, equal, n, random.Random(f"{self.seed}/{question}/{sample}/{turn}").random())
         return Decision(score=score, p_value=p, alpha=self.alpha, n=n)
 
-    def observe(self, score: float) -> None:
-        """A score decided earlier, in a session that this one resumes, joins the bank if the gate is online."""
+    def observe(self, score: float, take_over: bool) -> None:
+        """The score joins the bank if the gate is online."""
         if self.online:
             self.bank.counts(score, add=True)
+
+
+class AdaptiveGate(MarginalGate):
+    """A marginal gate whose level follows the rate it realises: ``level += step * (alpha - took_over)``.
+
+    Source: adaptive conformal inference (Gibbs and Candès 2021, equation 2). Whatever the scores do, exchangeable or
+    not, after N decisions the realised rate differs from alpha by at most ``(max(alpha, 1 - alpha) + step) / (step *
+    N)`` (their proposition 4.1). That holds for the whole sequence of decisions; nothing is promised for one turn or
+    one question. A larger step follows a drift faster and makes the level itself noisier.
+    """
+
+    def __init__(
+        self, alpha: float, bank: ScoreBank | None = None, *, online: bool = True, seed: int = 0, step: float = 0.005
+    ) -> None:
+        """
+        Args:
+            alpha, bank, online, seed: as in `MarginalGate`.
+            step: how far one decision moves the level, positive.
+
+        Raises:
+            ValueError: as in `MarginalGate`, or a step that is not positive.
+        """
+        super().__init__(alpha, bank, online=online, seed=seed)
+        if not step > 0:
+            raise ValueError(f"step must be positive, not {step}")
+        self.step = step
+        self.level = alpha
+        self._lock = threading.Lock()
+
+    def __call__(self, score: float, *, question: Hashable, sample: int, turn: int) -> Decision:
+        """Raises ValueError for a score that is not finite."""
+        with self._lock:  # the level that decides is the one that this decision moves
+            decision = replace(super().__call__(score, question=question, sample=sample, turn=turn), alpha=self.level)
+            self._follow(decision.take_over)
+        return decision
+
+    def observe(self, score: float, take_over: bool) -> None:
+        """The score joins the bank if the gate is online, and the level moves as it did then."""
+        with self._lock:
+            super().observe(score, take_over)
+            self._follow(take_over)
+
+    def _follow(self, took_over: bool) -> None:
+        self.level += self.step * (self.alpha - took_over)
+
+
+GATES: Mapping[str, Callable[..., MarginalGate]] = {"adaptive": AdaptiveGate, "marginal": MarginalGate}

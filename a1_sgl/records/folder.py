@@ -155,7 +155,7 @@ def _lines(path: Path) -> list[str]:
     if not path.exists():
         return []
     text = path.read_text()
-    return text[: text.rfind("\n") + 1].splitlines()
+    return text.split("\n")[:-1]
 
 
 def _append(path: Path, lines: list[str]) -> None:

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from a1_sgl.launch.runtimes import Spec
-
 from a1_sgl.errors import ConfigError
+from a1_sgl.launch.runtimes import Spec
 
 _HERE = Path(__file__).parent
 

@@ -6,10 +6,11 @@ import itertools
 import random
 from pathlib import Path
 
-from a1_sgl.evals.chain import SYSTEM, problems
-from a1_sgl.launch.pocket.corpus import transcript
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
+
+from a1_sgl.evals.chain import SYSTEM, problems
+from a1_sgl.launch.pocket.corpus import transcript
 
 VOCABULARY = 384
 CONTEXT = 512

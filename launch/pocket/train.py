@@ -22,11 +22,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from torch.nn.functional import cross_entropy
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
 from a1_sgl.evals.chain import OPERATIONS, SYSTEM, Problem, problems
 from a1_sgl.launch.pocket.corpus import transcript
 from a1_sgl.launch.pocket.tokenizer import CONTEXT, VOCABULARY, load_or_train
-from torch.nn.functional import cross_entropy
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 HERE = Path(__file__).parent
 
@@ -171,11 +172,12 @@ def optimizers(model: LlamaForCausalLM, recipe: Recipe) -> list[torch.optim.Opti
     ]
 
 
-def train(role: str, recipe: Recipe, out: Path, log_every: int, check_every: int) -> None:
+def train(role: str, recipe: Recipe, out: Path, init: Path | None, log_every: int, check_every: int) -> None:
     """Trains one model and writes its folder; a checkpoint replaces it at every check."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer = load_or_train(HERE / "tokenizer")
-    model = build(recipe, tokenizer).to(device)
+    model = (LlamaForCausalLM.from_pretrained(init) if init else build(recipe, tokenizer)).to(device)
+    model.train()
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{role}: {parameters:,} parameters on {device}, {torch.get_num_threads()} threads", flush=True)
     opts = optimizers(model, recipe)
@@ -219,6 +221,7 @@ def train(role: str, recipe: Recipe, out: Path, log_every: int, check_every: int
     by_count = accuracy(model, tokenizer, 0.6, 100, seed=1)
     card = {
         "role": role,
+        "init": json.loads((init / "card.json").read_text()) if init else None,
         "task": "chain",
         "parameters": parameters,
         "recipe": asdict(recipe),
@@ -255,6 +258,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("role", choices=RECIPES)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--init", type=Path, help="go on from the weights in this folder")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--log-every", type=int, default=100)
     parser.add_argument("--check-every", type=int, default=0)
@@ -265,7 +269,7 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     changed = {name: value for name in Recipe.__annotations__ if (value := getattr(args, name)) is not None}
     recipe = Recipe(**(asdict(RECIPES[args.role]) | changed))
-    train(args.role, recipe, args.out or HERE / args.role, args.log_every, args.check_every)
+    train(args.role, recipe, args.out or HERE / args.role, args.init, args.log_every, args.check_every)
 
 
 if __name__ == "__main__":

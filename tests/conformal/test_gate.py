@@ -3,7 +3,7 @@ import random
 import pytest
 from scipy.stats import binomtest
 
-from a1_sgl.conformal import MarginalGate, ScoreBank
+from a1_sgl.conformal import AdaptiveGate, MarginalGate, ScoreBank
 
 
 def decide(gate, scores):
@@ -73,5 +73,37 @@ def test_a_missing_score_is_an_error():
 def test_observe_rebuilds_an_online_bank_and_leaves_a_fixed_one():
     online, fixed = MarginalGate(0.3, ScoreBank([1.0])), MarginalGate(0.3, ScoreBank([1.0]), online=False)
     for gate in (online, fixed):
-        gate.observe(2.0)
+        gate.observe(2.0, True)
     assert (len(online.bank), len(fixed.bank)) == (2, 1)
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.4])
+def test_the_adaptive_gate_holds_the_rate_whatever_the_scores_do(alpha):
+    """Scores that only ever rise, fall, or jump: every one of these would drive a marginal gate away from alpha."""
+    rng, n, step = random.Random(1), 4000, 0.02
+    bound = (max(alpha, 1 - alpha) + step) / (step * n)
+    streams = {
+        "rising": [i + rng.random() for i in range(n)],
+        "falling": [-i + rng.random() for i in range(n)],
+        "jumping": [rng.random() + 5 * (i > n / 2) for i in range(n)],
+        "constant": [1.0] * n,
+    }
+    for name, scores in streams.items():
+        taken = sum(decide(AdaptiveGate(alpha, step=step), scores)) / n
+        assert abs(taken - alpha) <= bound, name
+    assert abs(sum(decide(MarginalGate(alpha), streams["rising"])) / n - alpha) > bound
+
+
+def test_the_adaptive_gate_goes_on_where_it_stopped():
+    rng = random.Random(2)
+    scores = [rng.random() for _ in range(300)]
+    whole = AdaptiveGate(0.3)
+    decisions = [whole(s, question="q", sample=0, turn=i) for i, s in enumerate(scores)]
+    resumed = AdaptiveGate(0.3)
+    for score, decision in zip(scores[:200], decisions, strict=False):
+        resumed.observe(score, decision.take_over)
+    again = [resumed(s, question="q", sample=0, turn=200 + i) for i, s in enumerate(scores[200:])]
+    assert again == decisions[200:]
+    assert again[0].alpha != 0.3
+    with pytest.raises(ValueError, match="step"):
+        AdaptiveGate(0.3, step=0)

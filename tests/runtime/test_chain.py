@@ -1,5 +1,6 @@
 """Chains on real runtimes: token-exact across two models, forks that share their prompt, take-overs."""
 
+import itertools
 import threading
 
 import pytest
@@ -116,7 +117,7 @@ def test_two_tokenizers_each_see_their_own_prompt_and_ids_never_change(mixed, qu
         assert tuple(ids[: len(prompt)]) == prompt
         expected = reference(mixed.target.model, ids)[len(ids) - loss.tokens - 1 :]
         assert [-v for v in loss.values] == pytest.approx(expected, abs=1e-4)
-    for (before, _), (after, _) in zip(seen, seen[1:], strict=False):
+    for (before, _), (after, _) in itertools.pairwise(seen):
         assert after[: len(before)] == before
 
 

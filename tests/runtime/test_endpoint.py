@@ -22,7 +22,7 @@ def test_losses_are_those_of_transformers(name, request, reference):
 
 
 def test_a_boundary_inside_a_merge_scores_exactly_the_chunks_tokens(target, reference):
-    """ "Multi" + "ply" are other tokens than "Multiply"; the score must be that of the pieces, as they were generated."""
+    """The pieces "Multi" and "ply" are other tokens than "Multiply"; they are scored as they were generated."""
     prefix, chunk = target.encode(PROMPT + " Multi"), target.encode("ply by 2.")
     assert target.encode(PROMPT + " Multiply by 2.") != prefix + chunk
     loss, _ = target.loss(prefix, chunk)

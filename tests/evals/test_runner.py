@@ -1,0 +1,187 @@
+"""Whole evals on real runtimes: the end-to-end path, resume after a kill, refusals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pytest
+from scipy.stats import binomtest
+
+from a1_sgl.errors import ConfigError
+from a1_sgl.evals.runner import Eval, calibrate, evaluate
+from a1_sgl.evals.tasks import TASKS
+from a1_sgl.records import RunFolder
+from a1_sgl.types import VerdictEvent
+
+TASK = TASKS["chain"]
+
+
+def plan(program="a1", **changes):
+    settings = {
+        "task": TASK, "split": "test", "program": program, "runtime": None if program == "a1" else "target",
+        "questions": 12, "chains": 3, "seed": 5, "levels": (3, 10), "parameters": {},
+        "sampling": {"temperature": 0.6, "top_p": 1.0}, "alpha": 0.3 if program == "a1" else None,
+    }  # fmt: skip
+    return Eval(**settings | changes)
+
+
+def command(runtimes, out, *more):
+    return [
+        sys.executable, "-m", "a1_sgl.cli", "eval", "--out", str(out), "--draft", runtimes["draft"].url,
+        "--target", runtimes["target"].url, *more,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def card(runtimes, tmp_path_factory):
+    from a1_sgl.runtime import DraftTarget
+
+    with DraftTarget.connect(runtimes["draft"].url, runtimes["target"].url) as pair:
+        made, _ = calibrate(plan(split="calibration", questions=16), pair, tmp_path_factory.mktemp("cal") / "run")
+    return made
+
+
+def test_calibrate_then_eval_end_to_end(pair, card, tmp_path):
+    folder, summary = evaluate(plan(card=card), pair, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
+    assert summary["chains_completed"] == 36
+    assert summary["chains_lost"] == 0
+    assert summary["errors"] == {}
+    assert Counter((c.question, c.sample) for c in folder.chains) == {
+        (q.id, s): 1 for q in plan().load() for s in range(3)
+    }
+    mean = sum(chain.correct for chain in folder.chains) / 36
+    assert summary["accuracy"]["mean"] == pytest.approx(mean)
+    assert summary["accuracy"]["low"] <= mean <= summary["accuracy"]["high"]
+    assert summary["maj_at_k"] <= summary["pass_at_k"]
+    # the tokens are those of the chains, and the draft wrote most
+    assert summary["tokens"]["draft_decode"] == sum(c.decode.get("draft", 0) for c in folder.chains)
+    assert summary["tokens"]["target_decode"] == sum(c.decode.get("target", 0) for c in folder.chains)
+    assert summary["tokens"]["draft_decode"] > summary["tokens"]["target_decode"] > 0
+    assert summary["tokens"]["cached_share"] > 0.85
+    # every decision was made by the card's scores and those before it
+    verdicts = [e for e in folder.events if isinstance(e, VerdictEvent)]
+    assert {e.n for e in verdicts} == set(range(len(card.scores), len(card.scores) + len(verdicts)))
+    assert summary["take_over"]["decisions"] == len(verdicts) == sum(c.turns for c in folder.chains)
+    assert sum(row["decisions"] for row in summary["take_over"]["by_turn"]) == len(verdicts)
+    taken = sum(e.take_over for e in verdicts)
+    assert taken == sum(c.take_overs for c in folder.chains)
+    # Chunks of a question are alike, so the rate scatters more than a binomial one; this bound is for blunders.
+    assert binomtest(taken, len(verdicts), 0.3).pvalue > 1e-9
+    # a second call finds nothing to do
+    _, same = evaluate(plan(card=card), pair, tmp_path / "run")
+    assert same["chains_completed"] == 36
+    assert (tmp_path / "run" / "chains.jsonl").read_text().count("\n") == 36
+
+
+def test_gating_pays(pair, card, tmp_path):
+    """With a useful gate A1 is far better than its draft and writes far fewer target tokens than the target alone."""
+    options = {"questions": 24, "chains": 2}
+    draft = evaluate(plan("direct", runtime="draft", **options), pair.draft, tmp_path / "draft")[1]
+    target = evaluate(plan("direct", **options), pair.target, tmp_path / "target")[1]
+    both = evaluate(plan(card=card, **options), pair, tmp_path / "a1")[1]
+    assert target["accuracy"]["mean"] > 0.85
+    assert both["accuracy"]["mean"] > draft["accuracy"]["mean"] + 0.15
+    assert both["tokens"]["target_decode"] < 0.6 * target["tokens"]["target_decode"]
+    assert draft["tokens"]["target_decode"] == draft["tokens"]["target_prefill"] == 0
+    assert draft["take_over"]["nominal"] is draft["take_over"]["realised"] is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_stopped_run_resumes_with_no_chain_lost_or_run_twice(runtimes, tmp_path, number):
+    out = tmp_path / "run"
+    arguments = command(runtimes, out, "--questions", "16", "--chains", "3", "--in-flight", "4", "--quiet")
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    chains = out / "chains.jsonl"
+    deadline = time.monotonic() + 120
+    while not (chains.exists() and chains.read_text().count("\n") >= 5) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    kept = chains.read_text().split("\n")[:-1]
+    assert 5 <= len(kept) < 48
+    if number == signal.SIGINT:
+        assert process.returncode == 130
+        assert f"{len(kept)} of 48 chains are kept" in said
+    finished = subprocess.run(arguments, capture_output=True, text=True, timeout=200)
+    assert finished.returncode == 0, finished.stderr
+    folder = RunFolder.read(out)
+    assert Counter((c.question, c.sample) for c in folder.chains).most_common(1)[0][1] == 1
+    assert len(folder.chains) == 48
+    assert chains.read_text().split("\n")[: len(kept)] == kept
+    assert len(folder.run["sessions"]) == 2
+    # The resumed gate knows the scores of finished chains, and of those alone.
+    resumed = folder.run["sessions"][1]
+    verdicts = [e for e in folder.events if isinstance(e, VerdictEvent)]
+    before = [e for e in verdicts if e.call.started < resumed]
+    after = [e for e in verdicts if e.call.started >= resumed]
+    assert {e.n for e in after} == set(range(len(before), len(verdicts)))
+
+
+def test_another_configuration_is_refused(runtimes, pair, tmp_path):
+    evaluate(plan(questions=2, chains=1), pair, tmp_path / "run")
+    arguments = command(
+        runtimes, tmp_path / "run", "--questions", "2", "--chains", "1", "--seed", "5", "--alpha", "0.4"
+    )
+    refused = subprocess.run(arguments, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "gate.alpha: 0.3 before, 0.4 now" in refused.stderr
+    assert "chains:" not in refused.stderr
+
+
+def test_a_card_is_refused_for_other_models_settings_or_its_own_questions(pair, mixed, card, tmp_path):
+    with pytest.raises(ConfigError, match=r"models\.target\.model_sha256"):
+        evaluate(plan(card=card), mixed, tmp_path / "a")
+    with pytest.raises(ConfigError, match=r"sampling\.temperature: 0\.6 before, 0\.9 now"):
+        evaluate(plan(card=card, sampling={"temperature": 0.9, "top_p": 1.0}), pair, tmp_path / "b")
+    with pytest.raises(ConfigError, match="test questions are among the card's"):
+        evaluate(plan(card=card, split="calibration"), pair, tmp_path / "c")
+    assert not any((tmp_path / name).exists() for name in "abc")
+
+
+def test_a_runtime_that_dies_loses_no_finished_chain(stranger, tmp_path):
+    """The runtime goes away in the middle of an eval: what is finished stays, the rest is reported as lost."""
+    from a1_sgl.launch.runtimes import Spec, serve
+    from a1_sgl.runtime import Endpoint
+
+    with serve([Spec("target", str(stranger))], tmp_path / "logs") as (running,), Endpoint(running.url) as endpoint:
+        seen = []
+
+        def progress(recorder, planned):
+            if recorder.folder.chains and not seen:
+                seen.append(len(recorder.folder.chains))
+                os.killpg(running.pid, signal.SIGKILL)
+
+        few = plan("direct", questions=40, chains=2, parameters={"max_tokens": 300})
+        endpoint.lanes.limit = 2
+        _, summary = evaluate(few, endpoint, tmp_path / "run", progress)
+    assert seen
+    assert summary["chains_completed"] >= seen[0]
+    assert summary["chains_completed"] + summary["chains_lost"] == 80
+    assert summary["chains_lost"] > 0
+    assert any("is the runtime up" in why for why in summary["errors"])
+    assert sum(summary["errors"].values()) == summary["chains_lost"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"alpha": 0.0}, "alpha"),
+        ({"alpha": 1.0}, "alpha"),
+        ({"alpha": None}, "alpha"),
+        ({"program": "beam"}, "unknown program 'beam'; known: a1, direct"),
+        ({"parameters": {"turn": 3}}, "no parameter 'turn'; it has turns, draft_tokens"),
+        ({"questions": 0}, "questions must be at least 1"),
+        ({"chains": -1}, "chains must be at least 1"),
+        ({"levels": (2, 5)}, "operations of task chain lie within 3 to 10"),
+        ({"levels": (5, 4)}, "operations"),
+        ({"runtime": "draft"}, "uses both runtimes"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused(changes, what):
+    with pytest.raises(ConfigError, match=what):
+        plan(**changes)

@@ -1,0 +1,165 @@
+"""Launching real processes: what dies says why, and nothing is left behind."""
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import httpx
+import psutil
+import pytest
+
+from a1_sgl.errors import ConfigError, RuntimeFault
+from a1_sgl.launch import cpu_engine
+from a1_sgl.launch.pocket import pocket_specs
+from a1_sgl.launch.runtimes import Running, Spec, State, serve
+
+
+def cli(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "a1_sgl.cli", *arguments], capture_output=True, text=True, timeout=200, **options
+    )
+
+
+def group(pid):
+    """Living processes of a process group."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getpgid(process.pid) == pid and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            pass
+    return found
+
+
+def wait_for(condition, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return condition()
+
+
+def test_a_runtime_that_dies_shows_its_log_and_the_likely_cause(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RuntimeFault) as caught, serve([Spec("draft", str(tmp_path / "empty"))], tmp_path / "logs"):
+        pass
+    said = str(caught.value)
+    assert "draft runtime" in said
+    assert "ended with status" in said
+    assert "likely cause: the model folder" in said
+    assert str(tmp_path / "logs" / "draft.log") in said
+    assert "  | " in said
+
+
+def test_detached_then_status_then_killed_launcher_leaves_nothing(tmp_path):
+    state = str(tmp_path / "state")
+    started = cli("launch", "pocket", "--detach", "--state", state)
+    assert started.returncode == 0, started.stdout + started.stderr
+    record = json.loads((tmp_path / "state" / "runtimes.json").read_text())
+    pids = [one["pid"] for one in record["runtimes"]]
+    assert all(httpx.get(one["url"] + "/health").status_code == 200 for one in record["runtimes"])
+    assert all(len(group(pid)) >= 3 for pid in pids)  # server, scheduler, detokenizer
+    status = cli("launch", "status", "--state", state)
+    assert (status.returncode, status.stdout.count("healthy")) == (0, 2)
+    again = cli("launch", "pocket", "--state", state)
+    assert again.returncode == 2
+    assert "already launched" in again.stderr
+    os.kill(record["launcher"]["pid"], signal.SIGKILL)
+    assert wait_for(lambda: not any(group(pid) for pid in pids)), "processes were left behind"
+    status = cli("launch", "status", "--state", state)
+    assert (status.returncode, status.stdout.count("dead")) == (1, 2)
+    assert "nothing was running" in cli("launch", "stop", "--state", state).stdout
+    assert cli("launch", "status", "--state", state).returncode == 1
+
+
+@pytest.mark.slow
+def test_stop_ends_everything(tmp_path):
+    state = str(tmp_path / "state")
+    assert cli("launch", "pocket", "--detach", "--state", state).returncode == 0
+    pids = [one.pid for one in State(tmp_path / "state").runtimes()]
+    assert "stopped" in cli("launch", "stop", "--state", state).stdout
+    assert not any(group(pid) for pid in pids)
+    assert not (tmp_path / "state" / "runtimes.json").exists()
+
+
+def test_the_state_file_survives_reused_process_ids(tmp_path):
+    me = psutil.Process()
+    born = me.create_time()
+    assert Running("draft", "m", "http://x", me.pid, born, "log").alive()
+    assert not Running("draft", "m", "http://x", me.pid, born - 100, "log").alive()
+    State(tmp_path).write([Running("draft", "m", "http://x", me.pid, born - 100, "log")])
+    assert State(tmp_path).launcher_alive()
+    assert [one.alive() for one in State(tmp_path).runtimes()] == [False]
+
+
+def test_a_broken_state_file_says_what_to_do(tmp_path):
+    (tmp_path / "runtimes.json").write_text("{")
+    with pytest.raises(ConfigError, match="cannot be read .* delete it"):
+        State(tmp_path).runtimes()
+
+
+def test_missing_weights_name_the_command_that_makes_them(tmp_path, monkeypatch):
+    monkeypatch.setattr("a1_sgl.launch.pocket._HERE", tmp_path)
+    with pytest.raises(ConfigError, match="a1_sgl.launch.pocket.train draft"):
+        pocket_specs()
+
+
+# --- the CPU engine's stand-ins ------------------------------------------------------------------------------
+
+needs_stand_ins = pytest.mark.skipif(
+    importlib.util.find_spec("sgl_kernel") is not None and cpu_engine.has_gpu(), reason="the real packages are here"
+)
+
+
+@needs_stand_ins
+def test_a_stand_in_raises_when_it_is_called():
+    cpu_engine.enable()
+    import sgl_kernel
+    import triton
+    import triton.language as tl
+
+    with pytest.raises(RuntimeError, match=r"sgl_kernel\.rmsnorm was called, but it is a stand-in"):
+        sgl_kernel.rmsnorm(1, 2)
+
+    @triton.jit
+    def kernel(x):
+        return x
+
+    @triton.autotune(configs=[triton.Config({"BLOCK": 1}, num_warps=4)], key=["n"])
+    @triton.jit
+    def tuned(x: tl.constexpr):
+        return x
+
+    for one in (kernel, tuned):
+        with pytest.raises(RuntimeError, match="this machine has no GPU"):
+            one[(1,)](3)
+    with pytest.raises(RuntimeError, match=r"triton\.cdiv was called"):
+        triton.cdiv(4, 2)
+
+
+def test_real_packages_come_first(tmp_path):
+    """The finder is asked last: a package of that name that is installed is the one that is imported."""
+    (tmp_path / "torchvision.py").write_text("REAL = True\n")
+    code = "from a1_sgl.launch.cpu_engine import enable; enable(); import torchvision; print(torchvision.REAL)"
+    out = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert out.stdout.strip() == "True", out.stderr
+
+
+def test_with_a_gpu_nothing_is_changed(tmp_path):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\n")
+    tool.chmod(0o755)
+    code = (
+        "import sys, os; n = len(sys.meta_path); os.environ.pop('SGLANG_USE_CPU_ENGINE', None);"
+        "from a1_sgl.launch.cpu_engine import enable; m = len(sys.meta_path); enable();"
+        "print(len(sys.meta_path) == m, 'SGLANG_USE_CPU_ENGINE' in os.environ)"
+    )
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert out.stdout.split() == ["True", "False"], out.stderr
