@@ -11,7 +11,7 @@ from typing import Any
 from scipy.stats import beta
 
 from a1_sgl.records import ChainRecord, RunFolder
-from a1_sgl.types import Usage, VerdictEvent, calls_of
+from a1_sgl.types import Call, Usage, VerdictEvent, calls_of
 
 Interval = dict[str, float | None]
 
@@ -81,6 +81,17 @@ def take_over(verdicts: Sequence[VerdictEvent], nominal: float | None) -> dict[s
     }
 
 
+def call_times(calls: Sequence[Call]) -> list[dict[str, Any]]:
+    """Where the time went: requests by runtime and kind, with the seconds a chain waited for one on average."""
+    groups: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for call in calls:
+        groups[call.runtime, call.kind].append(call.ended - call.started)
+    return [
+        {"runtime": runtime, "kind": kind, "count": len(waits), "mean_s": statistics.fmean(waits)}
+        for (runtime, kind), waits in sorted(groups.items())
+    ]
+
+
 def summarise(folder: RunFolder, lost: int, errors: Mapping[str, int]) -> dict[str, Any]:
     """What ``summary.json`` holds."""
     configuration = folder.run["configuration"]
@@ -113,6 +124,7 @@ def summarise(folder: RunFolder, lost: int, errors: Mapping[str, int]) -> dict[s
         },
         "wall_s": folder.wall(),
         "chain_s": {"median": statistics.median(seconds), "longest": max(seconds)} if seconds else None,
+        "calls": call_times(calls_of(folder.events)),
         "chains_completed": len(folder.chains),
         "chains_lost": lost,
         "errors": dict(errors),

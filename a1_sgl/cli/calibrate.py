@@ -19,7 +19,7 @@ def calibrate(
     chains: common.Chains = 4,
     levels: common.Levels = None,
     seed: common.Seed = 0,
-    alpha: common.Alpha = 0.3,
+    alpha: common.Alpha = 0.25,
     temperature: common.Temperature = None,
     top_p: common.TopP = 1.0,
     set_: common.Parameters = None,

@@ -11,7 +11,7 @@ import typer
 
 from a1_sgl.cli import common, console
 
-ALPHA = 0.3
+ALPHA = 0.25
 CALIBRATION_QUESTIONS = 60
 QUESTIONS = 100
 CHAINS = 4
@@ -51,7 +51,7 @@ def demo(
         serve(pocket_specs(), out / "logs", progress=waiting) as (draft, target),
     ):
         console.print(f"draft at {draft.url}, target at {target.url}", highlight=False)
-        with DraftTarget.connect(draft.url, target.url) as pair:
+        with DraftTarget.connect(draft.url, target.url, timeout=30) as pair:
             with common.progress("calibrate", False) as progress:
                 collected = plan("a1", None, split="calibration", questions=CALIBRATION_QUESTIONS, alpha=ALPHA)
                 card, _ = calibrate(collected, pair, out / "calibration", progress)

@@ -23,7 +23,7 @@ def eval_(
     chains: common.Chains = 4,
     levels: common.Levels = None,
     seed: common.Seed = 0,
-    alpha: common.Alpha = 0.3,
+    alpha: common.Alpha = 0.25,
     calibration: common.CardPath = None,
     gate: Annotated[str, typer.Option(help="How alpha is held: adaptive or marginal.")] = "adaptive",
     online: Annotated[bool, typer.Option(help="Let scores join the gate's bank during the run.")] = True,

@@ -16,7 +16,7 @@ _COLOURS = {"draft": "cyan", "target": "magenta"}
 
 def solve(
     question: Annotated[str, typer.Argument(help="What to solve.")],
-    alpha: common.Alpha = 0.3,
+    alpha: common.Alpha = 0.25,
     calibration: common.CardPath = None,
     chains: Annotated[int, typer.Option(help="How many chains.")] = 1,
     task: Annotated[str, typer.Option("--task", help="Task whose prompt, chunks and limits are used.")] = "chain",

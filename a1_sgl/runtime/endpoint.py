@@ -26,9 +26,11 @@ from a1_sgl.runtime.lanes import Lanes
 from a1_sgl.runtime.transcript import Transcript
 from a1_sgl.types import Call, CallKind, Loss
 
-# A connection that the server closed while idle fails before anything was processed, and a runtime that restarts
-# refuses for a moment. Both are safe to repeat, under a fresh request id.
-_PASSING = (httpx.ConnectError, httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
+# A connection that the server closed while idle fails before anything was processed, a runtime that restarts refuses
+# for a moment, and an answer can get lost (seen on the CPU engine with 128 calls in flight: one call in thousands hung
+# while the others went on). All are safe to repeat under a fresh request id, the old one being aborted.
+_PASSING = (httpx.ConnectError, httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError, httpx.ReadTimeout)
+_ATTEMPTS = 4
 _WHOLE_CHARACTER = 3  # a UTF-8 character has at most four bytes, so at most three tokens of a torn one
 
 
@@ -50,7 +52,7 @@ class Endpoint(BaseBackend):  # type: ignore[misc]
         *,
         tokenizer: str | None = None,
         api_key: str | None = None,
-        timeout: float = 600.0,
+        timeout: float = 180.0,
         in_flight: int = 64,
     ) -> None:
         """Connects and reads what the runtime serves.
@@ -60,7 +62,7 @@ class Endpoint(BaseBackend):  # type: ignore[misc]
             name: what to call it in errors and records, ``draft`` or ``target``.
             tokenizer: folder or hub name of its tokenizer; by default the one the runtime names.
             api_key: sent as a bearer token.
-            timeout: seconds to wait for one answer.
+            timeout: seconds to wait for one answer before the call is repeated; at most four attempts.
             in_flight: how many chains of a program may run on it at once.
 
         Raises:
@@ -147,11 +149,7 @@ class Endpoint(BaseBackend):  # type: ignore[misc]
         self._closing = True
         with self._rids_lock:
             rids = list(self._rids)
-        for rid in rids:
-            try:
-                self._http.post("/abort_request", json={"rid": rid}, timeout=5.0)
-            except httpx.HTTPError:
-                return  # a runtime that is gone has nothing in flight
+        self._abort(rids)
 
     def close(self) -> None:
         """Gives connections and threads back."""
@@ -346,7 +344,7 @@ class Endpoint(BaseBackend):  # type: ignore[misc]
 
     @tenacity.retry(
         retry=tenacity.retry_if_exception(lambda error: isinstance(error.__cause__, _PASSING)),
-        stop=tenacity.stop_after_attempt(4),
+        stop=tenacity.stop_after_attempt(_ATTEMPTS),
         wait=tenacity.wait_exponential(multiplier=0.1, max=1.0),
         reraise=True,
     )
@@ -357,12 +355,21 @@ class Endpoint(BaseBackend):  # type: ignore[misc]
         try:
             response = self._http.request(method, path, json=payload | {"rid": rid} if payload and rid else payload)
         except httpx.HTTPError as error:
+            if rid and isinstance(error, httpx.ReadTimeout):
+                self._abort([rid])
             raise self._fault(error, path) from error
         finally:
             self._forget(rid)
         if response.status_code != 200:
             self._raise(response, payload)
         return response
+
+    def _abort(self, rids: Sequence[str]) -> None:
+        for rid in rids:
+            try:
+                self._http.post("/abort_request", json={"rid": rid}, timeout=5.0)
+            except httpx.HTTPError:
+                return  # a runtime that is gone has nothing in flight
 
     def _new_rid(self) -> str:
         rid = f"a1-{self.name}-{uuid.uuid4().hex}"
@@ -376,7 +383,7 @@ class Endpoint(BaseBackend):  # type: ignore[misc]
 
     def _fault(self, error: httpx.HTTPError, path: str) -> RuntimeFault:
         if isinstance(error, httpx.TimeoutException):
-            return RuntimeFault(f"{self}: {path} gave no answer within {self._http.timeout.read} s")
+            return RuntimeFault(f"{self}: {path} gave no answer within {self._http.timeout.read:g} s")
         return RuntimeFault(f"{self}: {path} failed ({type(error).__name__}: {error}); is the runtime up?")
 
     def _raise(self, response: httpx.Response, payload: dict[str, Any] | None) -> None:

@@ -34,7 +34,7 @@ class DraftTarget(BaseBackend):  # type: ignore[misc]
         self.chat_template = draft.chat_template
 
     @classmethod
-    def connect(cls, draft_url: str, target_url: str, *, in_flight: int = 64, timeout: float = 600.0) -> DraftTarget:
+    def connect(cls, draft_url: str, target_url: str, *, in_flight: int = 64, timeout: float = 180.0) -> DraftTarget:
         """Connects to both runtimes; errors as in `Endpoint`."""
         return cls(
             Endpoint(draft_url, "draft", timeout=timeout, in_flight=in_flight),

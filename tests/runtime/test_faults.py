@@ -3,6 +3,7 @@
 import json
 import socket
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -114,12 +115,19 @@ def test_an_answer_that_is_not_json_is_shown(faulty):
         endpoint.prefill([5, 6])
 
 
-def test_silence_is_a_time_out(faulty):
-    import time
+def test_an_answer_that_got_lost_is_asked_for_again(faulty):
+    url, calls = faulty(generate=lambda number: time.sleep(2 * (number == 1)) or answer(), abort_request={})
+    with Endpoint(url, timeout=0.5) as endpoint:
+        assert endpoint.prefill([5, 6]).prompt_tokens == 4
+    assert calls.count("/generate") == 2
+    assert calls.count("/abort_request") == 1
 
-    url, _ = faulty(generate=lambda number: time.sleep(3) or answer())
-    with Endpoint(url, timeout=0.5) as endpoint, pytest.raises(RuntimeFault, match=r"no answer within 0\.5 s"):
+
+def test_lasting_silence_is_a_time_out(faulty):
+    url, calls = faulty(generate=lambda number: time.sleep(2) or answer(), abort_request={})
+    with Endpoint(url, timeout=0.3) as endpoint, pytest.raises(RuntimeFault, match=r"no answer within 0\.3 s"):
         endpoint.prefill([5, 6])
+    assert calls.count("/generate") == 4
 
 
 def test_a_request_the_runtime_aborted_is_an_error(faulty):

@@ -1,0 +1,57 @@
+"""What a decode step costs on each model of the pocket pair: ``python -m a1_sgl.launch.pocket.cost``.
+
+Draft and target decode the same number of tokens in turn, for several batch sizes; the table has the median over
+rounds of milliseconds a step, and of the ratio round by round, with its smallest and largest.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from a1_sgl.launch.pocket import pocket_specs
+from a1_sgl.launch.runtimes import serve
+from a1_sgl.programs import direct
+from a1_sgl.runtime import Endpoint
+
+TOKENS = 128
+ROUNDS = 5
+STREAMS = (1, 8, 64)
+
+
+def step_ms(endpoint: Endpoint, streams: int) -> float:
+    """Milliseconds of one decode step with `streams` sequences in the batch."""
+    started = time.perf_counter()
+    direct.run(
+        question="Start with 39. Add 2. What is the result?", samples=streams, max_tokens=TOKENS, ignore_eos=True,
+        backend=endpoint, temperature=1.0,
+    )  # fmt: skip
+    return 1000 * (time.perf_counter() - started) / TOKENS
+
+
+def main() -> None:
+    """Prints the table."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("streams", "draft ms/step", "target ms/step", "target / draft [min, max]"):
+        table.add_column(column, justify="right")
+    with tempfile.TemporaryDirectory() as logs, serve(pocket_specs(), Path(logs)) as (draft_at, target_at):
+        with Endpoint(draft_at.url, "draft") as draft, Endpoint(target_at.url, "target") as target:
+            for streams in STREAMS:
+                rounds = [(step_ms(draft, streams), step_ms(target, streams)) for _ in range(ROUNDS + 1)][1:]
+                ratios = sorted(t / d for d, t in rounds)
+                table.add_row(
+                    str(streams),
+                    f"{statistics.median(d for d, _ in rounds):.2f}",
+                    f"{statistics.median(t for _, t in rounds):.2f}",
+                    f"{statistics.median(ratios):.1f} [{ratios[0]:.1f}, {ratios[-1]:.1f}]",
+                )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""The project's promises about itself: README's code runs, the packages are what the charter says."""
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import a1_sgl
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_readmes_library_example_runs(runtimes):
+    code = re.search(r"```python\n(from a1_sgl.*?)```", (ROOT / "README.md").read_text(), re.S).group(1)
+    code = code.replace("http://127.0.0.1:30001", runtimes["draft"].url)
+    code = code.replace("http://127.0.0.1:30002", runtimes["target"].url)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "'draft': " in done.stdout
+
+
+@pytest.mark.parametrize("name", ["a1_sgl", "a1_sgl.programs", "a1_sgl.evals", "a1_sgl.launch", "a1_sgl.conformal"])
+def test_packages_import(name):
+    importlib.import_module(name)
+
+
+def test_the_conformal_package_needs_no_sglang_and_no_torch():
+    code = "import sys, a1_sgl.conformal, a1_sgl.conformal.card; print(sorted({'sglang', 'torch'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_help_does_not_wait_for_sglang():
+    code = (
+        "import sys; from a1_sgl.cli import main; sys.argv = ['a1', '--help']\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "print('sglang' in sys.modules or 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip().endswith("False"), done.stderr
+
+
+def test_every_package_folder_is_declared():
+    declared = (ROOT / "pyproject.toml").read_text()
+    for top, prefix in (("a1_sgl", "a1_sgl"), ("programs", "a1_sgl.programs"), ("evals", "a1_sgl.evals")):
+        for init in (ROOT / top).rglob("__init__.py"):
+            name = ".".join((prefix, *init.parent.relative_to(ROOT / top).parts))
+            assert f'"{name}"' in declared, name
+    assert a1_sgl.__version__ in (ROOT / "CHANGELOG.md").read_text()
+
+
+@pytest.mark.parametrize("role", ["draft", "target"])
+def test_the_pocket_weights_carry_their_card(role):
+    card = json.loads((ROOT / "launch" / "pocket" / role / "card.json").read_text())
+    assert card["role"] == role
+    assert card["parameters"] > 0
+    assert card["command"].startswith("python -m a1_sgl.launch.pocket.train")
+    assert len(card["data"]["sha256"]) == 64
+    low, high = {"draft": (0.35, 0.65), "target": (0.95, 1.0)}[role]
+    assert low <= card["accuracy"]["mean"] <= high
+    assert set(card["accuracy"]["by_operations"]) == {str(n) for n in range(3, 11)}
+
+
+def test_the_pocket_weights_are_small():
+    files = [f for role in ("draft", "target") for f in (ROOT / "launch" / "pocket" / role).iterdir()]
+    assert sum(file.stat().st_size for file in files) < 12_000_000
