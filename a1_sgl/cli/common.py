@@ -174,9 +174,15 @@ def percent(interval: dict[str, Any], key: str) -> str:
     return f"{100 * interval[key]:.1f}% [{100 * interval['low']:.1f}, {100 * interval['high']:.1f}]"
 
 
+_LEGEND = (
+    "Intervals: 95%. Decode: tokens written. Prefill: prompt tokens computed, the rest of\n"
+    "the prompts (cached share) came from the prefix cache. Take-over rate: of decisions."
+)
+
+
 def summary_table(runs: dict[str, dict[str, Any]]) -> Table:
     """Runs side by side; fits 80 columns with up to three of them."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold", caption=_LEGEND, caption_justify="left")
     table.add_column("")
     for name in runs:
         table.add_column(name, justify="right")
@@ -185,16 +191,16 @@ def summary_table(runs: dict[str, dict[str, Any]]) -> Table:
     def row(name: str, cell: Any) -> None:
         table.add_row(name, *(cell(summary) for summary in runs.values()))
 
-    row("accuracy [95%]", lambda s: percent(s["accuracy"], "mean"))
+    row("accuracy", lambda s: percent(s["accuracy"], "mean"))
     row(f"maj@{first['chains_per_question']}", lambda s: _plain(s["maj_at_k"]))
     row(f"pass@{first['chains_per_question']}", lambda s: _plain(s["pass_at_k"]))
-    row("take-over rate [95%]", lambda s: percent(s["take_over"], "realised"))
-    row("  nominal (alpha)", lambda s: _plain(s["take_over"]["nominal"]))
+    row("take-over rate", lambda s: percent(s["take_over"], "realised"))
+    row("  alpha", lambda s: _plain(s["take_over"]["nominal"]))
     row("  decisions", lambda s: f"{s['take_over']['decisions']:,}" if s["take_over"]["decisions"] else "-")
-    row("draft decode tokens", lambda s: f"{s['tokens']['draft_decode']:,}")
-    row("target decode tokens", lambda s: f"{s['tokens']['target_decode']:,}")
-    row("target prefill tokens", lambda s: f"{s['tokens']['target_prefill']:,}")
-    row("cached share of prompts", lambda s: _plain(s["tokens"]["cached_share"]))
+    row("draft decode", lambda s: f"{s['tokens']['draft_decode']:,}")
+    row("target decode", lambda s: f"{s['tokens']['target_decode']:,}")
+    row("target prefill", lambda s: f"{s['tokens']['target_prefill']:,}")
+    row("cached share", lambda s: _plain(s["tokens"]["cached_share"]))
     row("wall-clock", lambda s: f"{s['wall_s']:.1f} s")
     row("chains", lambda s: f"{s['chains_completed']:,}" + (f" ({s['chains_lost']} lost)" if s["chains_lost"] else ""))
     return table

@@ -74,7 +74,7 @@ def demo(
     )
     console.print(
         f"\n{QUESTIONS} test questions x {CHAINS} chains, temperature {task.temperature}; the gate started from "
-        f"{len(card.scores):,} scores of\n{len(card.questions)} other questions. Runs: {out}/. "
+        f"{len(card.scores):,} scores of {len(card.questions)} other questions. Runs: {out}/. "
         f"Everything took {time.monotonic() - started:.0f} s.",
         highlight=False,
     )

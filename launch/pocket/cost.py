@@ -39,17 +39,21 @@ def main() -> None:
     table = Table(box=None, pad_edge=False)
     for column in ("streams", "draft ms/step", "target ms/step", "target / draft [min, max]"):
         table.add_column(column, justify="right")
-    with tempfile.TemporaryDirectory() as logs, serve(pocket_specs(), Path(logs)) as (draft_at, target_at):
-        with Endpoint(draft_at.url, "draft") as draft, Endpoint(target_at.url, "target") as target:
-            for streams in STREAMS:
-                rounds = [(step_ms(draft, streams), step_ms(target, streams)) for _ in range(ROUNDS + 1)][1:]
-                ratios = sorted(t / d for d, t in rounds)
-                table.add_row(
-                    str(streams),
-                    f"{statistics.median(d for d, _ in rounds):.2f}",
-                    f"{statistics.median(t for _, t in rounds):.2f}",
-                    f"{statistics.median(ratios):.1f} [{ratios[0]:.1f}, {ratios[-1]:.1f}]",
-                )
+    with (
+        tempfile.TemporaryDirectory() as logs,
+        serve(pocket_specs(), Path(logs)) as (draft_at, target_at),
+        Endpoint(draft_at.url, "draft") as draft,
+        Endpoint(target_at.url, "target") as target,
+    ):
+        for streams in STREAMS:
+            rounds = [(step_ms(draft, streams), step_ms(target, streams)) for _ in range(ROUNDS + 1)][1:]
+            ratios = sorted(t / d for d, t in rounds)
+            table.add_row(
+                str(streams),
+                f"{statistics.median(d for d, _ in rounds):.2f}",
+                f"{statistics.median(t for _, t in rounds):.2f}",
+                f"{statistics.median(ratios):.1f} [{ratios[0]:.1f}, {ratios[-1]:.1f}]",
+            )
     Console().print(table)
 
 
