@@ -1,8 +1,8 @@
 """One SGLang runtime: ``python -m a1_sgl.launch.serve --model-path DIR ...`` takes SGLang's own server arguments.
 
-It differs from ``python -m sglang.launch_server`` in two ways. `enable` runs before sglang is imported, in this process
-and in the scheduler and detokenizer that SGLang spawns: a spawned process imports its parent's main module first, so a
-line at this module's top level reaches them all. And with `WATCH` set in the environment the whole process group ends
+It differs from ``python -m sglang.launch_server`` in two ways. The CPU engine is enabled before sglang is imported, in
+this process and in the scheduler and detokenizer that SGLang spawns: a spawned process imports its parent's main module
+first, so a line at this module's top level reaches them all. And with `WATCH` set in the environment the whole process group ends
 when standard input closes, which is when the launcher has died.
 """
 

@@ -51,9 +51,6 @@ def doctor(
 
 
 def _sglang() -> str:
-    from a1_sgl.launch.cpu_engine import enable
-
-    enable()
     import sglang
     import torch
 
