@@ -2,8 +2,8 @@
 
 It differs from ``python -m sglang.launch_server`` in two ways. The CPU engine is enabled before sglang is imported, in
 this process and in the scheduler and detokenizer that SGLang spawns: a spawned process imports its parent's main module
-first, so a line at this module's top level reaches them all. And with `WATCH` set in the environment the whole process group ends
-when standard input closes, which is when the launcher has died.
+first, so a line at this module's top level reaches them all. And with `WATCH` set in the environment the whole process
+group ends when standard input closes, which is when the launcher has died.
 """
 
 import os
