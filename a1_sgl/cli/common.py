@@ -174,15 +174,9 @@ def percent(interval: dict[str, Any], key: str) -> str:
     return f"{100 * interval[key]:.1f}% [{100 * interval['low']:.1f}, {100 * interval['high']:.1f}]"
 
 
-_LEGEND = (
-    "Intervals: 95%. Decode: tokens written. Prefill: prompt tokens computed, the rest of\n"
-    "the prompts (cached share) came from the prefix cache. Take-over rate: of decisions."
-)
-
-
-def summary_table(runs: dict[str, dict[str, Any]]) -> Table:
+def print_summaries(runs: dict[str, dict[str, Any]]) -> None:
     """Runs side by side; fits 80 columns with up to three of them."""
-    table = Table(box=None, pad_edge=False, header_style="bold", caption=_LEGEND, caption_justify="left")
+    table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("")
     for name in runs:
         table.add_column(name, justify="right")
@@ -203,7 +197,8 @@ def summary_table(runs: dict[str, dict[str, Any]]) -> Table:
     row("cached share", lambda s: _plain(s["tokens"]["cached_share"]))
     row("wall-clock", lambda s: f"{s['wall_s']:.1f} s")
     row("chains", lambda s: f"{s['chains_completed']:,}" + (f" ({s['chains_lost']} lost)" if s["chains_lost"] else ""))
-    return table
+    console.print(table)
+    console.print("[...]: 95% intervals. decode, prefill: tokens. cached share: of prompt tokens.", markup=False)
 
 
 def _plain(share: float | None) -> str:

@@ -67,10 +67,8 @@ def demo(
                 with common.progress(name, False) as progress:
                     _, summaries[name] = evaluate(what, backend, out / name, progress)
     console.print()
-    console.print(
-        common.summary_table(
-            {"draft only": summaries["draft"], "target only": summaries["target"], "A1": summaries["a1"]}
-        )
+    common.print_summaries(
+        {"draft only": summaries["draft"], "target only": summaries["target"], "A1": summaries["a1"]}
     )
     console.print(
         f"\n{QUESTIONS} test questions x {CHAINS} chains, temperature {task.temperature}; the gate started from "

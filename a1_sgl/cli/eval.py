@@ -60,6 +60,6 @@ def eval_(
         except Interrupted as stop:
             errors.print(f"{stop}; the same command goes on", markup=False, highlight=False, soft_wrap=True)
             raise typer.Exit(130) from None
-    console.print(common.summary_table({program: summary}))
+    common.print_summaries({program: summary})
     console.print(f"run: {out}", highlight=False, soft_wrap=True)
     common.report_losses(summary)
