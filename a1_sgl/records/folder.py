@@ -1,6 +1,6 @@
 """A run folder and its four files.
 
-- ``run.json``: configuration, environment, and when each session began.
+- ``run.json``: configuration and its fingerprint, environment, and when each session began.
 - ``events.jsonl``: every event of every finished chain, a chain's events together; prompts as they come.
 - ``chains.jsonl``: one line a finished chain, written after its events.
 - ``summary.json``: written when a session ends.
@@ -11,6 +11,7 @@ session left of unfinished chains, so that these run again and no chain is count
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Iterable, Mapping
@@ -78,6 +79,7 @@ class RunFolder:
                 run = {
                     "schema": SCHEMA,
                     "configuration": configuration,
+                    "fingerprint": _fingerprint(configuration),
                     "environment": dict(environment),
                     "sessions": [],
                 }
@@ -140,6 +142,10 @@ class RunFolder:
     def _mend(self) -> None:
         _replace(self.path / "chains.jsonl", "".join(c.model_dump_json() + "\n" for c in self.chains))
         _replace(self.path / "events.jsonl", "".join(e.model_dump_json() + "\n" for e in self.events))
+
+
+def _fingerprint(configuration: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(configuration, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _end(event: Event) -> float:

@@ -15,7 +15,7 @@ from sglang.lang.interpreter import ProgramState
 
 from a1_sgl.answers import boxes
 from a1_sgl.conformal import Gate
-from a1_sgl.errors import A1Error
+from a1_sgl.errors import A1Error, ChainAborted
 from a1_sgl.runtime import chat
 from a1_sgl.runtime.endpoint import Endpoint
 from a1_sgl.runtime.pair import DraftTarget
@@ -85,8 +85,10 @@ class Chain:
         while left > 0 and not ended and not text.strip():
             said, meta = self._generate(author, left)
             text, ids, ended = text + said, ids + meta["output_ids"], meta["ended"]
-            left -= meta["call"].completion_tokens
             calls.append(meta["call"])
+            if not meta["call"].completion_tokens:
+                break
+            left -= meta["call"].completion_tokens
         chunk = Chunk(author.name, text, tuple(ids), ended, start)
         self._tell(
             ChunkEvent(
@@ -228,6 +230,7 @@ def run_chains(
     Raises:
         A1Error: every chain broke off; the first one's error. A chain that breaks off beside others that do not is
             reported in `Result.lost`.
+        ChainAborted: the backend was aborted.
     """
     question = Question.of(question)
     numbers = range(samples) if isinstance(samples, int) else samples
@@ -254,6 +257,8 @@ def run_chains(
             chain = Chain(state, backend, question, number, tell)
             body(chain)
             return chain.finish()
+        except ChainAborted:
+            raise
         except Exception as error:  # one chain's trouble must not end the others
             failures.append(error)
             lost = LostEvent(question=question.id, sample=number, error=f"{type(error).__name__}: {error}")

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from a1_sgl.errors import ConfigError
+from a1_sgl.launch.cpu_engine import has_gpu
 from a1_sgl.launch.runtimes import Spec
 
 _HERE = Path(__file__).parent
@@ -14,7 +15,9 @@ def pocket_specs() -> tuple[Spec, Spec]:
     Raises:
         ConfigError: the weights are missing.
     """
-    specs = tuple(Spec(role, str(_HERE / role)) for role in ("draft", "target"))
+    # On a GPU the two share one device; by default each would take most of its memory.
+    flags = ("--mem-fraction-static", "0.2") if has_gpu() else ()
+    specs = tuple(Spec(role, str(_HERE / role), flags) for role in ("draft", "target"))
     for spec in specs:
         if not (Path(spec.model) / "model.safetensors").exists():
             raise ConfigError(

@@ -131,7 +131,7 @@ def prompt_ids(tokenizer: PreTrainedTokenizerFast, problem: Problem) -> list[int
 def accuracy(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, temperature: float, per_count: int, seed: int
 ) -> dict[int, float]:
-    """Share of right answers by number of operations, on held-out problems of the train split's rule (never test)."""
+    """Share of right answers by number of operations, on calibration problems: never trained or tested on."""
     model.eval()
     torch.manual_seed(seed)
     result = {}

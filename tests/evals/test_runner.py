@@ -107,6 +107,7 @@ def test_a_stopped_run_resumes_with_no_chain_lost_or_run_twice(runtimes, tmp_pat
     if number == signal.SIGINT:
         assert process.returncode == 130
         assert f"{len(kept)} of 48 chains are kept" in said
+        assert json.loads((out / "summary.json").read_text())["chains_lost"] == 0
     finished = subprocess.run(arguments, capture_output=True, text=True, timeout=200)
     assert finished.returncode == 0, finished.stderr
     folder = RunFolder.read(out)
