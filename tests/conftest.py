@@ -9,7 +9,6 @@ from hypothesis import settings
 from a1_sgl.launch.pocket import pocket_specs
 from a1_sgl.launch.runtimes import Spec, serve
 
-
 # Same examples everywhere, and no limit on an example's time: a busy machine is not a wrong result.
 settings.register_profile("a1", deadline=None, derandomize=True)
 settings.load_profile("a1")
