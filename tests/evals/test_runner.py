@@ -95,7 +95,11 @@ def test_gating_pays(pair, card, tmp_path):
 def test_a_stopped_run_resumes_with_no_chain_lost_or_run_twice(runtimes, tmp_path, number):
     out = tmp_path / "run"
     arguments = command(runtimes, out, "--questions", "16", "--chains", "3", "--in-flight", "4", "--quiet")
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # A shell that runs the tests in the background has Ctrl-C ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     chains = out / "chains.jsonl"
     deadline = time.monotonic() + 120
     while not (chains.exists() and chains.read_text().count("\n") >= 5) and time.monotonic() < deadline:
