@@ -209,12 +209,13 @@ def evaluate(
     except KeyboardInterrupt:
         halt.set()
         backend.abort()
-        raise Interrupted(f"stopped; {len(folder.chains)} of {planned} chains are kept in {out}") from None
     finally:
         pool.shutdown(cancel_futures=True)
         lost = {name: why for name, why in recorder.lost.items() if name not in folder.done()}
         summary = summarise(folder, len(lost), recorder.errors())
         folder.write_summary(summary)
+    if halt.is_set():  # counted now, when no chain is under way any more
+        raise Interrupted(f"stopped; {len(folder.chains)} of {planned} chains are kept in {out}")
     return folder, summary
 
 

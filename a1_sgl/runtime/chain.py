@@ -251,14 +251,15 @@ def run_chains(
     for endpoint in runtimes:
         tell(PromptEvent(question=question.id, call=endpoint.prefill(prompt.ids(endpoint))))
 
-    def follow(pair: tuple[int, ProgramState]) -> ChainEvent | LostEvent:
+    def follow(pair: tuple[int, ProgramState]) -> ChainEvent | LostEvent | None:
         number, state = pair
         try:
             chain = Chain(state, backend, question, number, tell)
             body(chain)
             return chain.finish()
-        except ChainAborted:
-            raise
+        except ChainAborted as error:
+            aborted.append(error)
+            return None
         except Exception as error:  # one chain's trouble must not end the others
             failures.append(error)
             lost = LostEvent(question=question.id, sample=number, error=f"{type(error).__name__}: {error}")
@@ -268,7 +269,10 @@ def run_chains(
             state.stream_executor.end()
 
     failures: list[Exception] = []
+    aborted: list[ChainAborted] = []
     outcomes = backend.lanes.each(follow, zip(numbers, _fork(s, len(numbers)), strict=True))
+    if aborted:  # only now, when no chain is under way any more
+        raise aborted[0]
     chains = tuple(event for event in outcomes if isinstance(event, ChainEvent))
     if failures and not chains:
         raise failures[0] if isinstance(failures[0], A1Error) else A1Error(f"every chain failed: {failures[0]}")
