@@ -38,7 +38,7 @@ def pocket(
         running = _detached(state)
         _show(running)
         return
-    with terminate_on_sigterm(), _watching() as progress, serve(specs, state / "logs", progress=progress) as running:
+    with terminate_on_sigterm(), watching() as progress, serve(specs, state / "logs", progress=progress) as running:
         store.write(running)
         try:
             _show(running)
@@ -92,7 +92,7 @@ def _detached(state: Path) -> list[Running]:
             [sys.executable, "-m", "a1_sgl.cli", "launch", "pocket", "--state", str(state)],
             stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
-    with _watching() as progress:
+    with watching() as progress:
         started = time.monotonic()
         try:
             while not store.launcher_alive():
@@ -107,7 +107,7 @@ def _detached(state: Path) -> list[Running]:
 
 
 @contextlib.contextmanager
-def _watching() -> Iterator[Callable[[Mapping[str, str]], None]]:
+def watching() -> Iterator[Callable[[Mapping[str, str]], None]]:
     """Shows what the runtimes are doing: a live line on a terminal, else one when something changes."""
     if not console.is_terminal:
         seen: dict[str, str] = {}
