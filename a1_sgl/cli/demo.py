@@ -23,7 +23,7 @@ def demo(
     seed: common.Seed = 0,
 ) -> None:  # fmt: skip
     """Serve the pocket pair, calibrate, and compare draft alone, target alone and A1."""
-    from a1_sgl.cli.launch import watching, terminate_on_sigterm
+    from a1_sgl.cli.launch import terminate_on_sigterm, watching
     from a1_sgl.evals.runner import Eval, calibrate, evaluate
     from a1_sgl.evals.tasks import TASKS
     from a1_sgl.launch.pocket import pocket_specs
