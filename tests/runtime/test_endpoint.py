@@ -4,7 +4,7 @@ import pytest
 import sglang as sgl
 
 from a1_sgl.errors import ChainAborted, ConfigError, RuntimeFault
-from a1_sgl.runtime import Endpoint
+from a1_sgl.runtime import Endpoint, chat
 
 PROMPT = "Start with 39. Multiply by 2. Subtract 18. What is the result?"
 STEP = "39 * 2 = 78\n\n78 - 18 = 60\n\n"
@@ -97,17 +97,19 @@ def test_streaming_gives_the_same_text_as_it_grows(target):
     assert state.get_meta_info("said")["call"].completion_tokens == 12
 
 
-def test_a_stop_string_stays_in_text_and_ids(target):
+def test_a_stop_string_stays_in_text_and_ids(target, questions):
+    prompt = chat.render(target.tokenizer, questions[0].messages)
+
     @sgl.function
     def program(s):
-        s += PROMPT + "\n\n39"
+        s += prompt
         s += sgl.gen("said", max_tokens=40)
 
-    state = program.run(backend=target, temperature=0.0, stop=" = ", ignore_eos=True)
-    ids = state.get_meta_info("said")["output_ids"]
-    if state["said"].endswith(" = "):
-        assert target.tokenizer.decode(ids) == state["said"]
-    assert not state.get_meta_info("said")["ended"]
+    state = program.run(backend=target, temperature=0.0, stop="\n\n")
+    meta = state.get_meta_info("said")
+    assert state["said"].endswith("\n\n")
+    assert target.tokenizer.decode(meta["output_ids"]) == state["said"]
+    assert not meta["ended"]
 
 
 @pytest.mark.parametrize(("prefix", "chunk"), [([], [5]), ([5], [])])
