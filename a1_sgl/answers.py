@@ -1,19 +1,29 @@
-r"""Finding ``\boxed{...}`` answers in a chain's text."""
+r"""Finding answers in a chain's text: ``\boxed{...}``, or a stated one where there is no box."""
 
 from __future__ import annotations
 
-_OPEN = "\\boxed{"
+import re
+
+_OPEN = re.compile(r"\\(?:f?boxed|fbox)\s*\{")
+_STATED = re.compile(r"(?:final answer|answer)\s*(?:is|=|:)\s*:?\s*\**\s*(.+?)\s*(?:\.\s|\.?\**\s*$)", re.I | re.M)
+_WRAPPED = re.compile(r"\$\$(.*)\$\$|\$(.*)\$|\\\((.*)\\\)|\\\[(.*)\\\]|\*\*(.*)\*\*", re.S)
 
 
 def boxes(text: str) -> list[str]:
-    r"""Contents of every complete ``\boxed{...}`` in order; braces inside may nest, an unclosed box does not count."""
+    r"""Contents of every complete ``\boxed{...}`` in order.
+
+    Braces inside may nest, escaped ones (``\{``) do not count, and an unclosed box is none.
+    """
     found, at = [], 0
-    while (start := text.find(_OPEN, at)) >= 0:
-        depth, at = 1, start + len(_OPEN)
-        end = at
+    while start := _OPEN.search(text, at):
+        depth, end = 1, start.end()
         while end < len(text) and depth:
-            depth += {"{": 1, "}": -1}.get(text[end], 0)
+            if text[end] == "\\":
+                end += 1
+            else:
+                depth += {"{": 1, "}": -1}.get(text[end], 0)
             end += 1
+        at = start.end()
         if not depth:
             found.append(text[at : end - 1].strip())
             at = end
@@ -24,3 +34,22 @@ def final_answer(text: str) -> str | None:
     """The last complete box, or None."""
     found = boxes(text)
     return found[-1] if found else None
+
+
+def stated_answer(text: str) -> str | None:
+    """For a text that has come to its end: the last box, else what it last says the answer is, outside its thinking."""
+    if (boxed := final_answer(text)) is not None:
+        return boxed
+    said = _STATED.findall(text.rpartition("</think>")[2])
+    return bare(said[-1]) or None if said else None
+
+
+def bare(answer: str) -> str:
+    """An answer without the delimiters of mathematics around it, white space at its ends and a full stop."""
+    text = answer.strip().removesuffix(".").strip()
+    while match := _WRAPPED.fullmatch(text):
+        inner = next(group for group in match.groups() if group is not None)
+        if "$" in inner:  # two formulas, not one in delimiters
+            break
+        text = inner.strip().removesuffix(".").strip()
+    return text

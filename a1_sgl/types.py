@@ -73,6 +73,20 @@ class Loss:
         return len(self.values)
 
 
+@dataclass(frozen=True)
+class Grade:
+    """Whether an answer is right.
+
+    Attributes:
+        key: the answer as votes compare it: equal answers, however they are written, have the same.
+        note: why it could not be compared, where it could not.
+    """
+
+    correct: bool
+    key: str | None = None
+    note: str | None = None
+
+
 class Call(_Record):
     """One request to a runtime, as the runtime accounted for it. Times are seconds since the epoch."""
 

@@ -38,9 +38,9 @@ def certify_alphas(
         ConfigError: too few questions to certify anything, named with the number needed, or as in `evaluate`.
         A1Error: chains were lost, so that there is no answer to judge.
     """
-    if plan.questions < (need := questions_needed(epsilon, delta)):
+    if (count := len(plan.asked)) < (need := questions_needed(epsilon, delta)):
         raise ConfigError(
-            f"{plan.questions} questions cannot certify epsilon {epsilon:g} at delta {delta:g}, even with no loss at "
+            f"{count} questions cannot certify epsilon {epsilon:g} at delta {delta:g}, even with no loss at "
             f"all; --questions must be at least {need}"
         )
     plans = {alpha: replace(plan, alpha=alpha) for alpha in sorted(alphas, reverse=True)}
@@ -76,7 +76,7 @@ def _votes(folder: RunFolder, summary: dict[str, Any], plan: Eval) -> list[bool]
     chains: dict[str, list[ChainRecord]] = defaultdict(list)
     for chain in sorted(folder.chains, key=lambda chain: chain.sample):
         chains[chain.question].append(chain)
-    return [vote(chains[question.id]) for question in plan.load()]
+    return [vote(chains[question.id]) for question in plan.asked]
 
 
 def vote(chains: Sequence[ChainRecord]) -> bool:

@@ -26,9 +26,6 @@ OPERATIONS = range(3, 11)
 VALUES = range(100)
 """Every running value stays in here."""
 
-SYSTEM = "You are a careful calculator. Reason step by step."
-"""The system prompt that the pocket pair was trained with."""
-
 _WORDS = {"+": "Add {}.", "-": "Subtract {}.", "*": "Multiply by {}."}
 _OPERANDS = {"+": range(2, 30), "-": range(2, 30), "*": range(2, 10)}
 

@@ -2,49 +2,40 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from a1_sgl.conformal import Audit, Decided, exact_interval
+from a1_sgl.conformal import Audit, Decided
 from a1_sgl.conformal.audit import summary as rate
+from a1_sgl.evals.accounting import call_times, flops, latency, perplexity, throughput
+from a1_sgl.evals.estimators import Interval, clustered, maj_at, pass_at, sizes
 from a1_sgl.records import ChainRecord, RunFolder
-from a1_sgl.types import Call, Usage, VerdictEvent, calls_of
+from a1_sgl.types import Usage, VerdictEvent, calls_of
 from a1_sgl.voting import decide
-
-Interval = dict[str, float | None]
 
 
 def accuracy(by_question: Sequence[Sequence[bool]]) -> Interval:
-    """Mean over questions of the share of right chains, with a 95% interval that is clustered by question.
-
-    The interval is exact-binomial at the effective sample size ``p (1 - p) / se^2``, with the standard error over
-    questions (Korn and Graubard 1998). Where all chains agree the standard error is no guide, and the number of
-    questions is taken.
-    """
-    if not by_question:
-        return {"mean": None, "low": None, "high": None}
-    shares = [statistics.fmean(chains) for chains in by_question]
-    p, questions = statistics.fmean(shares), len(shares)
-    chains = sum(map(len, by_question))
-    effective = float(questions)
-    if questions > 1 and 0 < p < 1 and (se := statistics.stdev(shares) / math.sqrt(questions)) > 0:
-        effective = min(p * (1 - p) / se**2, chains)
-    low, high = exact_interval(p * effective, effective)
-    return {"mean": p, "low": low, "high": high}
+    """Mean over questions of the share of right chains (avg@k), as `clustered` has it."""
+    return clustered([statistics.fmean(chains) for chains in by_question], sum(map(len, by_question)))
 
 
-def majority(chains: Sequence[ChainRecord]) -> float:
-    """Chance that a vote over the chains' answers is right, ties broken at random; no answer, no vote."""
-    votes = Counter(chain.answer for chain in chains if chain.answer is not None)
-    if not votes:
-        return 0.0
-    top = max(votes.values())
-    leaders = {answer for answer, count in votes.items() if count == top}
-    right = {chain.answer for chain in chains if chain.correct}
-    return len(leaders & right) / len(leaders)
+def at_k(by_question: Sequence[Sequence[ChainRecord]], chains: int) -> dict[str, dict[str, Interval]]:
+    """pass@k and maj@k for every k in `sizes`; a question that lost chains counts with as many as it has."""
+    found: dict[str, dict[str, Interval]] = {"pass_at": {}, "maj_at": {}}
+    for k in sizes(chains):
+        passes, majorities = [], []
+        for group in by_question:
+            right = sum(chain.correct for chain in group)
+            wrong = Counter(chain.key or chain.answer for chain in group if chain.answer and not chain.correct)
+            silent = len(group) - right - wrong.total()
+            passes.append(pass_at(min(k, len(group)), len(group), right))
+            majorities.append(maj_at(min(k, len(group)), right, list(wrong.values()), silent))
+        # A subset's vote is one answer a question, so there are no more than that.
+        found["pass_at"][str(k)] = clustered(passes, len(passes))
+        found["maj_at"][str(k)] = clustered(majorities, len(majorities))
+    return found
 
 
 def voted(vote: str, chains: Sequence[ChainRecord]) -> bool:
@@ -64,17 +55,6 @@ def take_over(verdicts: Sequence[VerdictEvent], nominal: float | None) -> dict[s
         "mean_question_deviation": statistics.fmean(deviations) if deviations and nominal else None,
         "selectivity": audit.selectivity() if nominal else None,
     }
-
-
-def call_times(calls: Sequence[Call]) -> list[dict[str, Any]]:
-    """Where the time went: requests by runtime and kind, with the seconds a chain waited for one on average."""
-    groups: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for call in calls:
-        groups[call.runtime, call.kind].append(call.ended - call.started)
-    return [
-        {"runtime": runtime, "kind": kind, "count": len(waits), "mean_s": statistics.fmean(waits)}
-        for (runtime, kind), waits in sorted(groups.items())
-    ]
 
 
 def summarise(folder: RunFolder, lost: int, errors: Mapping[str, int]) -> dict[str, Any]:
@@ -99,8 +79,7 @@ def summarise(folder: RunFolder, lost: int, errors: Mapping[str, int]) -> dict[s
         "accuracy": accuracy([[chain.correct for chain in group] for group in groups]),
         "vote": configuration["vote"],
         "answer_accuracy": accuracy([[voted(configuration["vote"], group)] for group in groups]),
-        "maj_at_k": statistics.fmean(map(majority, groups)) if groups else None,
-        "pass_at_k": statistics.fmean(any(c.correct for c in group) for group in groups) if groups else None,
+        **at_k(groups, configuration["chains"]),
         "take_over": take_over(verdicts, (configuration["gate"] or {}).get("alpha")),
         "tokens": {
             "draft_decode": usage.decode.get("draft", 0),
@@ -112,7 +91,12 @@ def summarise(folder: RunFolder, lost: int, errors: Mapping[str, int]) -> dict[s
             "prompt": usage.prompt,
             "cached_share": usage.cached_share,
         },
-        "wall_s": folder.wall(),
+        "perplexity": perplexity(folder.events),
+        "flops": flops(usage, folder.run["environment"].get("parameters", {})),
+        "energy_j": folder.run.get("energy_j"),
+        "wall_s": (wall := folder.wall()),
+        "question_s": latency(folder.chains),
+        "per_second": throughput(usage, len(groups), wall),
         "chain_s": {"median": statistics.median(seconds), "longest": max(seconds)} if seconds else None,
         "calls": call_times(calls_of(folder.events)),
         "chains_completed": len(folder.chains),

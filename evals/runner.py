@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ from typing import Any
 from a1_sgl.conformal import BUDGETS, DEFAULT, GATES, Card, Decider, GuardedGate, find_score, make
 from a1_sgl.conformal.alarm import ACTIONS
 from a1_sgl.errors import ChainAborted, ConfigError
+from a1_sgl.evals.accounting import joules
 from a1_sgl.evals.environment import environment, packages
 from a1_sgl.evals.metrics import summarise
-from a1_sgl.evals.tasks import Task
+from a1_sgl.evals.tasks import Task, sha256
 from a1_sgl.programs import Program, find_program, stop_strings
 from a1_sgl.records import Recorder, RunFolder
 from a1_sgl.runtime import DraftTarget, Endpoint, find_rate
@@ -30,9 +31,11 @@ class Eval:
     Attributes:
         program: a name in `PROGRAMS`, or ``path/to/file.py:name``.
         runtime: the one runtime that the program runs on, ``draft`` or ``target``; None for both.
-        questions, chains: how many questions, and chains for each.
+        chains: how many for each question.
+        questions: how many; None is all there are.
         seed: draws the questions and the gate's smoothing numbers.
-        levels: difficulties, first and last.
+        levels: difficulties as ``FIRST:LAST``; None is all.
+        family: kind of model that prompts are for, a name in ``task.families``; None is the usual one.
         parameters: the program's own parameters, where they differ from the task's defaults.
         sampling: temperature, top_p and so on, as ``run`` takes them.
         vote: how chains make an answer, a name in `VOTES`; None is the program's way.
@@ -51,12 +54,13 @@ class Eval:
     split: str
     program: str
     runtime: str | None
-    questions: int
     chains: int
-    seed: int
-    levels: tuple[int, int]
-    parameters: Mapping[str, Any]
     sampling: Mapping[str, Any]
+    questions: int | None = None
+    seed: int = 0
+    levels: str | None = None
+    family: str | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
     vote: str | None = None
     rate: str | None = None
     chunking: str | None = None
@@ -82,14 +86,10 @@ class Eval:
         if self.alarm not in (None, *ACTIONS):
             raise ConfigError(f"unknown alarm {self.alarm!r}; known: {', '.join(ACTIONS)}")
         for name in ("questions", "chains"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
-        low, high = self.levels
-        if low > high or low not in self.task.levels or high not in self.task.levels:
-            known = f"{self.task.levels.start} to {self.task.levels.stop - 1}"
-            raise ConfigError(
-                f"{self.task.level_name} of task {self.task.name} lie within {known}, not {low} to {high}"
-            )
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1, not {value}")
+        if self.levels is not None and self.task.levels is not None:
+            self.task.levels.parse(self.levels)
         if self.gated and (self.alpha is None or not 0 < self.alpha < 1):
             raise ConfigError(
                 f"alpha is the nominal take-over rate and must lie strictly between 0 and 1, not {self.alpha}"
@@ -136,25 +136,26 @@ class Eval:
     @property
     def stop(self) -> list[str]:
         """Strings that end a chunk."""
-        return list(self.task.stop) if self.chunking is None else stop_strings(self.chunking)
+        return stop_strings(self.chunking or self.task.chunking)
 
-    def load(self) -> list[Question]:
-        """The questions."""
-        return self.task.questions(self.split, self.questions, self.seed, range(self.levels[0], self.levels[1] + 1))
+    @cached_property
+    def asked(self) -> list[Question]:
+        """The questions. Errors as in `Task.questions`."""
+        return self.task.questions(self.split, self.questions, self.seed, self.levels, self.family)
 
     def protocol(self, backend: Endpoint | DraftTarget) -> dict[str, Any]:
         """What the scores depend on; a card holds it and is refused where it differs."""
-        runtimes = [backend.draft, backend.target] if isinstance(backend, DraftTarget) else [backend]
         return {
             "task": self.task.name,
             "program": self.strategy.name,
             "source": self.strategy.source,
-            "levels": list(self.levels),
+            "levels": list(self.task.levels.parse(self.levels)) if self.task.levels else None,
+            "family": self.family or self.task.families[0],
             "parameters": self.arguments,
             "score": self.score,
             "stop": self.stop,
             "sampling": dict(self.sampling),
-            "models": {runtime.name: runtime.fingerprint() for runtime in runtimes},
+            "models": {runtime.name: runtime.fingerprint() for runtime in _runtimes(backend)},
         }
 
     def configuration(self, backend: Endpoint | DraftTarget) -> dict[str, Any]:
@@ -171,7 +172,8 @@ class Eval:
             "runtime": self.runtime,
             "vote": self.voted,
             "rate": self.rate,
-            "questions": self.questions,
+            "questions": len(self.asked),
+            "asked": sha256(self.asked),
             "chains": self.chains,
             "seed": self.seed,
             "gate": gate,
@@ -206,6 +208,10 @@ class Eval:
         return result
 
 
+def _runtimes(backend: Endpoint | DraftTarget) -> list[Endpoint]:
+    return [backend.draft, backend.target] if isinstance(backend, DraftTarget) else [backend]
+
+
 def _check_type(program: str, name: str, value: Any, default: Any) -> None:
     """Refuses a parameter that is not of its default's kind."""
     kinds: dict[type, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,), tuple: (list, tuple)}
@@ -235,14 +241,14 @@ def evaluate(
         ConfigError: the folder belongs to another configuration, or the card to another set-up or to these questions.
         Interrupted: Ctrl-C, after calls in flight were aborted.
     """
-    questions = plan.load()
+    questions = plan.asked
     if plan.card is not None:
         plan.card.check(
             plan.protocol(backend), [question.id for question in questions], alpha=plan.alpha, packages=packages(),
             allow=plan.allow_mismatch,
         )  # fmt: skip
     together = plan.chains if plan.strategy.joint else 1
-    folder = RunFolder.open(out, plan.configuration(backend), environment(), together=together)
+    folder = RunFolder.open(out, plan.configuration(backend), environment(_runtimes(backend)), together=together)
     recorder = Recorder(folder, {question.id: question for question in questions}, plan.task.grade)
     gate = plan.gate()
     if gate is not None:  # as it was when the run stopped: scores of finished chains join in recorded order
@@ -277,7 +283,8 @@ def evaluate(
     # A program waits for its chains, and each unfinished one has a chain in a lane or waiting for one: with a thread a
     # lane, no lane is ever empty while questions remain.
     pool = ThreadPoolExecutor(backend.lanes.limit, thread_name_prefix="question")
-    planned = plan.questions * plan.chains
+    energy = joules()
+    planned = len(questions) * plan.chains
     try:
         pending: set[Future[None]] = {pool.submit(solve, question, samples) for question, samples in todo}
         while pending:
@@ -290,6 +297,8 @@ def evaluate(
     finally:
         pool.shutdown(cancel_futures=True)
         lost = {name: why for name, why in recorder.lost.items() if name not in folder.done()}
+        if energy is not None and (now := joules()) is not None:
+            folder.add_energy(now - energy)
         summary = summarise(folder, len(lost), recorder.errors())
         if isinstance(gate, GuardedGate):
             summary["alarms"] = [

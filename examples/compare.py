@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 from a1_sgl.evals.runner import Eval, evaluate
-from a1_sgl.evals.tasks import TASKS
+from a1_sgl.evals.tasks import find_task
 from a1_sgl.launch.pocket import pocket_pair
 from a1_sgl.runtime import DraftTarget
 
@@ -20,7 +20,7 @@ with (
 ):
     for program, what in PLANS.items():
         plan = Eval(
-            task=TASKS["chain"], split="test", program=program, runtime=None, questions=10, chains=4, seed=0,
+            task=find_task("chain"), split="test", program=program, runtime=None, questions=10, chains=4, seed=0,
             levels=(3, 10), sampling={"temperature": 0.6}, **what,
         )  # fmt: skip
         _, summary = evaluate(plan, pair, Path(folder) / program)

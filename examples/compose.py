@@ -4,7 +4,7 @@ import statistics
 import sys
 
 from a1_sgl.conformal import Gate, MondrianBank, score
-from a1_sgl.evals.tasks import TASKS
+from a1_sgl.evals.tasks import find_task
 from a1_sgl.launch.pocket import pocket_pair
 from a1_sgl.programs import a1, stop_strings
 from a1_sgl.runtime import DraftTarget
@@ -25,7 +25,7 @@ def fewest(chains):
 
 with DraftTarget.connect(*sys.argv[1:3]) if len(sys.argv) > 2 else pocket_pair() as pair:
     gate = Gate(0.25, MondrianBank("turn"))  # a bank for each turn
-    for question in TASKS["chain"].questions("test", 5, 0, range(6, 11)):
+    for question in find_task("chain").questions("test", 5, levels="6:10"):
         result = a1.run(
             question=question, gate=gate, samples=4, score="median", vote="fewest-take-overs", take_over="replace",
             turns=24, draft_tokens=32, target_tokens=32, backend=pair, temperature=0.6, stop=stop_strings("line"),

@@ -118,7 +118,22 @@ def reference():
 @pytest.fixture(scope="session")
 def questions():
     """Test questions of task chain."""
-    from a1_sgl.evals.tasks import TASKS
+    from a1_sgl.evals.tasks import find_task
 
-    task = TASKS["chain"]
-    return task.questions("test", 24, 11, task.levels)
+    task = find_task("chain")
+    return task.questions("test", 24, 11)
+
+
+@pytest.fixture(scope="session")
+def recorded():
+    """Real benchmarks and recorded chains, beside the checkout where there are any."""
+    folder = Path(__file__).parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("needs the real benchmarks and chains of ../shared/data, which are not part of the project")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def benchmarks(recorded):
+    """Folder of the real benchmarks."""
+    return recorded / "benchmarks"

@@ -24,14 +24,14 @@ errors = Console(stderr=True)
 
 
 def _register() -> None:
-    from a1_sgl.cli import calibrate, demo, doctor, eval, launch, lists, replay, solve
+    from a1_sgl.cli import calibrate, demo, doctor, eval, launch, lists, replay, solve, tasks
 
     app.add_typer(launch.app, name="launch")
     app.command("calibrate")(calibrate.calibrate)
     app.command("eval")(eval.eval_)
     app.command("replay")(replay.replay)
     app.command("solve")(solve.solve)
-    app.command("tasks")(lists.tasks)
+    app.add_typer(tasks.app, name="tasks")
     app.command("programs")(lists.programs)
     app.command("votes")(lists.votes)
     app.command("gates")(lists.gates)

@@ -23,9 +23,11 @@ def calibrate(
     chunking: common.Chunking = None,
     task: common.TaskName = "chain",
     split: Annotated[str, typer.Option(help="Which questions; never those of a test.")] = "calibration",
-    questions: common.Questions = 50,
+    questions: common.Questions = None,
     chains: common.Chains = 4,
     levels: common.Levels = None,
+    data: common.Data = None,
+    family: common.Family = None,
     seed: common.Seed = 0,
     alpha: common.Alpha = 0.25,
     certify: Annotated[
@@ -57,11 +59,11 @@ def calibrate(
     from a1_sgl.evals.runner import calibrate as run
     from a1_sgl.evals.tasks import find_task
 
-    found = find_task(task)
+    found = find_task(task, data)
     plan = Eval(
         task=found, split=split, program=program, runtime=common.runtime(runtime, program),
         chunking=chunking, questions=questions, chains=chains, seed=seed,
-        levels=common.levels(levels, found.levels), parameters=common.parameters(set_), gate_kind=gate,
+        levels=levels, family=family, parameters=common.parameters(set_), gate_kind=gate,
         sampling=common.sampling(temperature, top_p, found.temperature), alpha=alpha,
     )  # fmt: skip
     risk = _risk(certify) if certify else None

@@ -32,7 +32,15 @@ TargetUrl = Annotated[
 InFlight = Annotated[int, typer.Option(help="Most chains in flight at once.")]
 TaskName = Annotated[str, typer.Option("--task", help="What to solve; see `a1 tasks`.")]
 Seed = Annotated[int, typer.Option(help="Draws the questions and the gate's smoothing numbers.")]
-Questions = Annotated[int, typer.Option(help="How many questions.")]
+Questions = Annotated[int | None, typer.Option(help="How many questions. [default: all; 100 that are generated]")]
+Data = Annotated[
+    Path | None,
+    typer.Option(help="File or folder with the task's rows: jsonl, json, parquet or csv. [default: the hub]"),
+]
+Family = Annotated[
+    str | None,
+    typer.Option(help="Kind of model that prompts are for; see `a1 tasks show`. [default: the task's first]"),
+]
 Chains = Annotated[int, typer.Option(help="Chains for each question.")]
 Levels = Annotated[str | None, typer.Option(help="Difficulties, as FIRST:LAST. [default: all]")]
 Temperature = Annotated[float | None, typer.Option(help="Sampling temperature. [default: the task's]")]
@@ -108,16 +116,6 @@ def runtime(name: str | None, program: str) -> str | None:
     if name is None:
         return None if find_program(program).needs_pair else "target"
     return None if name == "both" else name
-
-
-def levels(text: str | None, known: range) -> tuple[int, int]:
-    """Parses ``FIRST:LAST``; None is all of `known`."""
-    if text is None:
-        return known.start, known.stop - 1
-    first, _, last = text.partition(":")
-    if not (first.isdigit() and (last or first).isdigit()):
-        raise ConfigError(f"--levels takes FIRST:LAST, such as {known.start}:{known.stop - 1}, not {text!r}")
-    return int(first), int(last or first)
 
 
 def parameters(pairs: list[str] | None) -> dict[str, Any]:
@@ -237,9 +235,10 @@ def print_summaries(runs: dict[str, dict[str, Any]]) -> None:
     def row(name: str, cell: Any) -> None:
         table.add_row(name, *(cell(summary) for summary in runs.values()))
 
+    k = str(first["chains_per_question"])
     row("accuracy", lambda s: percent(s["accuracy"], "mean"))
-    row(f"maj@{first['chains_per_question']}", lambda s: _plain(s["maj_at_k"]))
-    row(f"pass@{first['chains_per_question']}", lambda s: _plain(s["pass_at_k"]))
+    row(f"maj@{k}", lambda s: percent(s["maj_at"][k], "mean"))
+    row(f"pass@{k}", lambda s: percent(s["pass_at"][k], "mean"))
     if any(s["vote"] != "majority" for s in runs.values()):
         row("answers (own vote)", lambda s: percent(s["answer_accuracy"], "mean"))
     row("take-over rate", lambda s: percent(s["take_over"], "realised"))

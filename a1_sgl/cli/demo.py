@@ -25,7 +25,7 @@ def demo(
     """Serve the pocket pair, calibrate, and compare draft alone, target alone and A1."""
     from a1_sgl.cli.launch import terminate_on_sigterm, watching
     from a1_sgl.evals.runner import Eval, calibrate, evaluate
-    from a1_sgl.evals.tasks import TASKS
+    from a1_sgl.evals.tasks import find_task
     from a1_sgl.launch.pocket import pocket_specs
     from a1_sgl.launch.runtimes import serve
     from a1_sgl.runtime import DraftTarget
@@ -33,13 +33,12 @@ def demo(
     started = time.monotonic()
     for name in ("calibration", "draft", "target", "a1"):
         shutil.rmtree(out / name, ignore_errors=True)
-    task = TASKS["chain"]
-    whole = (task.levels.start, task.levels.stop - 1)
+    task = find_task("chain")
 
     def plan(program: str, runtime: str | None, **changes: Any) -> Eval:
         settings: dict[str, Any] = {
             "task": task, "split": "test", "program": program, "runtime": runtime, "questions": QUESTIONS,
-            "chains": CHAINS, "seed": seed, "levels": whole, "parameters": {},
+            "chains": CHAINS, "seed": seed, "parameters": {},
             "sampling": {"temperature": task.temperature, "top_p": 1.0},
         }  # fmt: skip
         return Eval(**settings | changes)

@@ -20,9 +20,11 @@ def eval_(
     chunking: common.Chunking = None,
     task: common.TaskName = "chain",
     split: Annotated[str, typer.Option(help="Which questions.")] = "test",
-    questions: common.Questions = 100,
+    questions: common.Questions = None,
     chains: common.Chains = 4,
     levels: common.Levels = None,
+    data: common.Data = None,
+    family: common.Family = None,
     seed: common.Seed = 0,
     alpha: Annotated[
         float | None, typer.Option(help="Nominal take-over rate. [default: the calibration card's, else 0.25]")
@@ -56,14 +58,14 @@ def eval_(
     from a1_sgl.evals.tasks import find_task
     from a1_sgl.programs import find_program
 
-    found = find_task(task)
+    found = find_task(task, data)
     calibrated = common.card(calibration)
     strategy = find_program(program)
     gated = strategy.needs_gate or (strategy.gated and alpha is not None)
     plan = Eval(
         task=found, split=split, program=program, runtime=common.runtime(runtime, program),
         vote=vote, rate=rate, chunking=chunking,
-        questions=questions, chains=chains, seed=seed, levels=common.levels(levels, found.levels),
+        questions=questions, chains=chains, seed=seed, levels=levels, family=family,
         parameters=common.parameters(set_), sampling=common.sampling(temperature, top_p, found.temperature),
         alpha=common.alpha(alpha, calibrated) if gated else None, card=calibrated if gated else None, online=online,
         gate_kind=gate, alarm=alarm, alarm_threshold=alarm_threshold, allow_mismatch=tuple(allow_mismatch or ()),

@@ -1,23 +1,10 @@
-"""`a1 tasks`, `a1 programs`, `a1 gates`, `a1 scores` and `a1 votes`: what there is to choose from."""
+"""`a1 programs`, `a1 gates`, `a1 scores` and `a1 votes`: what there is to choose from."""
 
 from __future__ import annotations
 
 from rich.table import Table
 
 from a1_sgl.cli import console
-
-
-def tasks() -> None:
-    """List the tasks."""
-    from a1_sgl.evals.tasks import TASKS
-
-    table = Table(box=None, pad_edge=False)
-    for column in ("task", "splits", "levels", "about"):
-        table.add_column(column, overflow="fold")
-    for task in TASKS.values():
-        levels = f"{task.levels.start}:{task.levels.stop - 1} {task.level_name}"
-        table.add_row(task.name, ", ".join(task.splits), levels, task.about)
-    console.print(table)
 
 
 def programs() -> None:

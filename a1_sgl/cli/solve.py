@@ -37,6 +37,7 @@ def solve(
     calibration: common.CardPath = None,
     chains: Annotated[int, typer.Option(help="How many chains.")] = 1,
     task: Annotated[str, typer.Option("--task", help="Task whose prompt, chunks and limits are used.")] = "chain",
+    family: common.Family = None,
     temperature: common.Temperature = None,
     top_p: common.TopP = 1.0,
     seed: common.Seed = 0,
@@ -48,20 +49,20 @@ def solve(
     """Solve a question and show the chains as they grow: who wrote each chunk, and its p-value."""
     from a1_sgl.evals.environment import packages
     from a1_sgl.evals.runner import Eval
-    from a1_sgl.evals.tasks import find_task, prompt
+    from a1_sgl.evals.tasks import find_task
     from a1_sgl.programs import find_program
 
     found, strategy = find_task(task), find_program(program)
     card = common.card(calibration)
     plan = Eval(
         task=found, split=found.splits[-1], program=program,
-        runtime=common.runtime(runtime, program), questions=1, chains=chains, seed=seed,
-        levels=common.levels(None, found.levels), parameters=common.parameters(set_),
+        runtime=common.runtime(runtime, program), chains=chains, seed=seed, family=family,
+        parameters=common.parameters(set_),
         sampling=common.sampling(temperature, top_p, found.temperature), vote=vote, rate=rate,
         chunking=chunking, alpha=alpha if strategy.needs_gate else None, card=card,
     )  # fmt: skip
     asked = Question.of(question)
-    asked = asked.model_copy(update={"messages": prompt(found.system, question), "task": found.name})
+    asked = asked.model_copy(update={"messages": found.ask(question, family or found.families[0]), "task": found.name})
     if card is None and strategy.needs_gate:
         errors.print("no --calibration card: the gate's bank starts empty, so its first p-values are mere chance")
     with common.connect(plan.runtime, draft, target, state, max(chains, 1)) as backend:

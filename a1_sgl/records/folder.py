@@ -34,7 +34,7 @@ from a1_sgl.types import (
     calls_of,
 )
 
-SCHEMA = 1
+SCHEMA = 2
 _EVENT: TypeAdapter[Event] = TypeAdapter(Event)
 
 
@@ -48,6 +48,10 @@ class ChainRecord(BaseModel):
     gold: str | None
     answer: str | None
     correct: bool
+    key: str | None = None
+    """Its answer as votes compare it."""
+    note: str | None = None
+    """Why its answer could not be compared, where it could not."""
     ending: Ending
     turns: int
     take_overs: int
@@ -149,6 +153,11 @@ class RunFolder:
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Writes ``summary.json``."""
         _replace(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+
+    def add_energy(self, joules: float) -> None:
+        """Adds what the devices used in this session to the run's total."""
+        self.run["energy_j"] = self.run.get("energy_j", 0.0) + joules
+        _replace(self.path / "run.json", json.dumps(self.run, indent=2) + "\n")
 
     def wall(self) -> float:
         """Seconds that the run's sessions took, from each one's begin to its last recorded event."""

@@ -7,14 +7,24 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 
 from a1_sgl.records.folder import ChainRecord, RunFolder
-from a1_sgl.types import AnswerEvent, CalibrationEvent, ChainEvent, Event, LostEvent, PromptEvent, Question, Usage
+from a1_sgl.types import (
+    AnswerEvent,
+    CalibrationEvent,
+    ChainEvent,
+    Event,
+    Grade,
+    LostEvent,
+    PromptEvent,
+    Question,
+    Usage,
+)
 
 
 class Recorder:
     """Collects each chain's events and writes them together when the chain is finished; safe between threads."""
 
     def __init__(
-        self, folder: RunFolder, questions: Mapping[str, Question], grade: Callable[[str | None, Question], bool]
+        self, folder: RunFolder, questions: Mapping[str, Question], grade: Callable[[str | None, Question], Grade]
     ) -> None:
         self.folder = folder
         self.lost: dict[tuple[str, int], str] = {}
@@ -24,6 +34,8 @@ class Recorder:
 
     def __call__(self, event: Event) -> None:
         """Takes one event."""
+        # Before the lock, because comparing answers may take seconds, and other chains' events need not wait.
+        grade = self._grade(event.answer, self._questions[event.question]) if isinstance(event, ChainEvent) else None
         with self._lock:
             if isinstance(event, PromptEvent | CalibrationEvent):
                 self.folder.append([event])
@@ -37,18 +49,20 @@ class Recorder:
                 self.lost[name] = event.error
                 del self._open[name]
             elif isinstance(event, ChainEvent):
-                self.folder.append(events, self._record(event, events))
+                self.folder.append(events, self._record(event, events, grade or Grade(False)))
                 self.lost.pop(name, None)
                 del self._open[name]
 
-    def _record(self, event: ChainEvent, events: list[Event]) -> ChainRecord:
+    def _record(self, event: ChainEvent, events: list[Event], grade: Grade) -> ChainRecord:
         question, usage = self._questions[event.question], Usage.of(events)
         return ChainRecord(
             question=event.question,
             sample=event.sample,
             gold=question.answer,
             answer=event.answer,
-            correct=self._grade(event.answer, question),
+            correct=grade.correct,
+            key=grade.key,
+            note=grade.note,
             ending=event.ending,
             turns=event.turns,
             take_overs=event.take_overs,

@@ -15,7 +15,7 @@ from typing import Any
 import sglang as sgl
 from sglang.lang.interpreter import ProgramState
 
-from a1_sgl.answers import boxes, final_answer
+from a1_sgl.answers import boxes, final_answer, stated_answer
 from a1_sgl.conformal import SCORES, Decider, Decision, Evidence, Score
 from a1_sgl.errors import ChainAborted, ConfigError
 from a1_sgl.runtime import chat, judge
@@ -332,8 +332,8 @@ class Chain:
 
     @property
     def answer(self) -> str | None:
-        """The last answer in its text, if there is one."""
-        return final_answer(self.text)
+        """The last answer in its text, if there is one; a chain that came to its own end may have stated it unboxed."""
+        return stated_answer(self.text) if self.ending == "ended" else final_answer(self.text)
 
     @property
     def stopped(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,8 @@ from typing import Any
 
 import httpx
 import tenacity
+from huggingface_hub import snapshot_download
+from safetensors import safe_open
 from sglang.lang.backend.base_backend import BaseBackend
 from sglang.lang.chat_template import get_chat_template_by_model_path
 from sglang.lang.choices import ChoicesDecision, ChoicesSamplingMethod
@@ -192,6 +195,10 @@ class Endpoint(BaseBackend):  # type: ignore[misc]
             "tokenizer_sha256": self.tokenizer_key,
             "chat_template_sha256": chat.key(self.tokenizer),
         }
+
+    def parameters(self) -> int | None:
+        """How many parameters the model has, from the headers of its files; None where they are not on this machine."""
+        return _parameters(self.model)
 
     # --- SGLang's backend contract ----------------------------------------------------------------------------
 
@@ -456,6 +463,20 @@ def _vocabulary(model: str, tokenizer: Any) -> int:
         return int(AutoConfig.from_pretrained(model).get_text_config().vocab_size)
     except (OSError, ValueError, AttributeError):
         return len(tokenizer)
+
+
+def _parameters(model: str) -> int | None:
+    folder = Path(model)
+    if not folder.is_dir():
+        try:
+            folder = Path(snapshot_download(model, allow_patterns=["*.safetensors"], local_files_only=True))
+        except (OSError, ValueError):
+            return None
+    total = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "numpy") as file:
+            total += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    return total or None
 
 
 def _model_hash(model: str) -> str:

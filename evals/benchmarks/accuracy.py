@@ -16,7 +16,7 @@ from rich.table import Table
 
 from a1_sgl.conformal import Audit, Decided
 from a1_sgl.evals.runner import Eval, calibrate, evaluate
-from a1_sgl.evals.tasks import TASKS
+from a1_sgl.evals.tasks import find_task
 from a1_sgl.launch.pocket import pocket_specs
 from a1_sgl.launch.runtimes import serve
 from a1_sgl.runtime import DraftTarget
@@ -33,10 +33,10 @@ def main(
     seed: Annotated[int, typer.Option(help="Of questions and gates.")] = 0,
 ) -> None:
     """Accuracy, rate, mean absolute deviations from alpha, and selectivity; each gate starts from the same card."""
-    task = TASKS["chain"]
+    task = find_task("chain")
     plan = Eval(
         task=task, split="test", program="a1", runtime=None, questions=questions, chains=chains, seed=seed,
-        levels=(task.levels.start, task.levels.stop - 1), parameters={}, alpha=alpha,
+        parameters={}, alpha=alpha,
         sampling={"temperature": task.temperature, "top_p": 1.0},
     )  # fmt: skip
     table = Table(box=None, pad_edge=False, header_style="bold")

@@ -105,7 +105,7 @@ def _held(rates: Iterable[Any], alpha: float) -> float:
 def _pocket(out: Path, alpha: float, turns: int, questions: int, chains: int, seed: int) -> dict[str, Audit]:
     import sglang as sgl
 
-    from a1_sgl.evals.tasks import TASKS
+    from a1_sgl.evals.tasks import find_task
     from a1_sgl.launch.pocket import pocket_specs
     from a1_sgl.launch.runtimes import serve
     from a1_sgl.runtime import Chain, DraftTarget, run_chains
@@ -121,8 +121,8 @@ def _pocket(out: Path, alpha: float, turns: int, questions: int, chains: int, se
 
         return run_chains(s, question, chains, body, listener)
 
-    task = TASKS["chain"]
-    asked = task.questions("test", questions, seed, range(9, 11))
+    task = find_task("chain")
+    asked = task.questions("test", questions, seed, "9:10")
     audits = {}
     with (
         serve(pocket_specs(), out) as (draft, target),

@@ -27,7 +27,7 @@ from rich.table import Table
 from a1_sgl.evals.metrics import majority
 from a1_sgl.evals.report import COLOURS, save
 from a1_sgl.evals.runner import Eval, calibrate, evaluate
-from a1_sgl.evals.tasks import TASKS
+from a1_sgl.evals.tasks import find_task
 from a1_sgl.launch.pocket import pocket_specs
 from a1_sgl.launch.runtimes import serve
 from a1_sgl.records import ChainRecord, RunFolder
@@ -114,10 +114,9 @@ def main(
     curves: Annotated[bool, typer.Option(help="Also what a take-over buys, over rates.")] = True,
 ) -> None:
     """One table of all programs, and two figures."""
-    task = TASKS["chain"]
+    task = find_task("chain")
     plan = {
         "task": task, "split": "test", "questions": questions, "chains": CHAINS, "seed": seed,
-        "levels": (task.levels.start, task.levels.stop - 1),
         "sampling": {"temperature": task.temperature, "top_p": 1.0},
     }  # fmt: skip
     runs: dict[str, Run] = {}
@@ -197,8 +196,8 @@ def _table(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
                 run.row.name,
                 f"{100 * mean['mean']:.1f}",
                 f"[{100 * mean['low']:.1f}, {100 * mean['high']:.1f}]",
-                f"{100 * s['maj_at_k']:.1f}",
-                f"{100 * s['pass_at_k']:.1f}",
+                f"{100 * s['maj_at'][str(CHAINS)]['mean']:.1f}",
+                f"{100 * s['pass_at'][str(CHAINS)]['mean']:.1f}",
                 f"{100 * s['answer_accuracy']['mean']:.1f}",
                 "-" if run.rate is None else f"{100 * run.rate:.1f}%",
                 *(f"{tokens[key] / 1000:.1f}" for key in ("draft_decode",)),

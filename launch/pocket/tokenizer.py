@@ -9,7 +9,8 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from a1_sgl.evals.chain import SYSTEM, problems
+from a1_sgl.evals.chain import problems
+from a1_sgl.evals.tasks import find_task
 from a1_sgl.launch.pocket.corpus import transcript
 
 VOCABULARY = 384
@@ -37,9 +38,10 @@ def _train() -> PreTrainedTokenizerFast:
         [pre_tokenizers.Split(_PIECES, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    rng = random.Random("tokenizer")
+    rng, task = random.Random("tokenizer"), find_task("chain")
     texts = [
-        f"system\n{SYSTEM}\nuser\n{problem.text}\nassistant\n"
+        "".join(f"{one['role']}\n{one['content']}\n" for one in task.ask(problem.text, "any"))
+        + "assistant\n"
         + "\n\n".join(line.text for line in transcript(problem, rng, 0.06))
         for problem in itertools.islice(problems("train", 0), 2000)
     ]

@@ -8,14 +8,14 @@ from a1_sgl.conformal import Card
 from a1_sgl.errors import ConfigError
 from a1_sgl.evals.certify import certify_alphas, vote
 from a1_sgl.evals.runner import Eval
-from a1_sgl.evals.tasks import TASKS
+from a1_sgl.evals.tasks import find_task
 from a1_sgl.records import ChainRecord
 
 
 def plan(**changes):
     settings = {
-        "task": TASKS["chain"], "split": "calibration", "program": "a1", "runtime": None, "questions": 12, "chains": 1,
-        "seed": 7, "levels": (3, 5), "parameters": {}, "sampling": {"temperature": 0.6, "top_p": 1.0}, "alpha": 0.3,
+        "task": find_task("chain"), "split": "calibration", "program": "a1", "runtime": None, "questions": 12,
+        "chains": 1, "seed": 7, "levels": "3:5", "sampling": {"temperature": 0.6, "top_p": 1.0}, "alpha": 0.3,
     }  # fmt: skip
     return Eval(**settings | changes)
 
@@ -39,7 +39,7 @@ def test_the_cheapest_certified_alpha_comes_with_its_card(pair, tmp_path):
 
 def test_nothing_is_certified_where_the_policy_loses(pair, tmp_path):
     """Long problems at a take-over rate of 2% are the draft's own, half of which it gets wrong."""
-    certificate, best = certify_alphas(plan(levels=(9, 10)), [0.02], 0.2, 0.1, pair, tmp_path)
+    certificate, best = certify_alphas(plan(levels="9:10"), [0.02], 0.2, 0.1, pair, tmp_path)
     assert best is None
     assert certificate.alpha is None
     assert json.loads((tmp_path / "certificate.json").read_text())["alpha"] is None

@@ -1,12 +1,19 @@
 import itertools
+import math
 import random
+from collections import Counter
 
+import numpy
 import pytest
-from scipy.stats import binomtest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binomtest, sem
 
 from a1_sgl.answers import boxes, final_answer
 from a1_sgl.conformal import exact_interval
-from a1_sgl.evals.metrics import accuracy, majority, take_over
+from a1_sgl.evals.accounting import flops, latency
+from a1_sgl.evals.estimators import maj_at, pass_at, sizes
+from a1_sgl.evals.metrics import accuracy, at_k, take_over
 from a1_sgl.records import ChainRecord
 from a1_sgl.types import Call, ChunkEvent, DropEvent, Loss, Usage, VerdictEvent
 
@@ -49,19 +56,77 @@ def test_accuracy_covers_the_truth_as_often_as_it_says():
 
 
 def test_accuracy_at_the_edges():
-    assert accuracy([]) == {"mean": None, "low": None, "high": None}
+    assert accuracy([]) == {"mean": None, "se": None, "low": None, "high": None}
     perfect = accuracy([[True] * 4] * 20)
     assert perfect["mean"] == perfect["high"] == 1.0
     assert perfect["low"] == pytest.approx(exact_interval(20, 20)[0])
     assert accuracy([[True]])["low"] > 0
 
 
-def test_majority_averages_over_ties_and_ignores_silence():
-    assert majority([chain("1"), chain("1"), chain("2")]) == 1
-    assert majority([chain("2"), chain("2"), chain("1")]) == 0
-    assert majority([chain("1"), chain("2")]) == 0.5
-    assert majority([chain("1"), chain(None), chain(None)]) == 1
-    assert majority([chain(None)]) == 0
+def test_the_clustered_standard_error_is_that_of_the_questions_means():
+    rng = random.Random(1)
+    groups = [[rng.random() < p for _ in range(rng.randint(2, 5))] for p in (0.1, 0.5, 0.9, 1.0, 0.7, 0.3)]
+    shares = [sum(group) / len(group) for group in groups]
+    found = accuracy(groups)
+    assert found["mean"] == pytest.approx(numpy.mean(shares))
+    assert found["se"] == pytest.approx(sem(shares))
+    # Against brute force: questions drawn anew, many times.
+    draws = numpy.random.default_rng(0).choice(shares, (20_000, len(shares))).mean(1)
+    assert found["se"] == pytest.approx(draws.std() * math.sqrt(len(shares) / (len(shares) - 1)), rel=0.02)
+
+
+@settings(max_examples=40)
+@given(st.lists(st.sampled_from(["right", "a", "b", "c", None]), min_size=1, max_size=7), st.data())
+def test_pass_and_maj_at_k_are_means_over_all_subsets(answers, data):
+    k = data.draw(st.integers(1, len(answers)))
+    subsets = list(itertools.combinations(answers, k))
+    right = answers.count("right")
+    assert pass_at(k, len(answers), right) == pytest.approx(sum("right" in subset for subset in subsets) / len(subsets))
+    won = 0.0
+    for subset in subsets:
+        votes = Counter(answer for answer in subset if answer)
+        leaders = [answer for answer, count in votes.items() if count == max(votes.values())]
+        won += ("right" in leaders) / max(1, len(leaders))
+    wrong = [answers.count(answer) for answer in "abc" if answer in answers]
+    assert maj_at(k, right, wrong, answers.count(None)) == pytest.approx(won / len(subsets))
+
+
+def test_k_is_checked():
+    for bad in ((0, 4, 1), (5, 4, 1), (1, 4, 5)):
+        with pytest.raises(ValueError, match="pass@"):
+            pass_at(*bad)
+    with pytest.raises(ValueError, match="maj@"):
+        maj_at(3, 1, [1])
+    assert sizes(1) == [1]
+    assert sizes(8) == [1, 2, 4, 8]
+    assert sizes(12) == [1, 2, 4, 8, 12]
+
+
+def test_votes_count_equal_answers_together_however_they_are_written():
+    half = [
+        chain("1/2", gold="3", sample=0).model_copy(update={"key": "1/2"}),
+        chain("0.5", gold="3", sample=1).model_copy(update={"key": "1/2"}),
+    ]
+    found = at_k([[*half, chain("3", gold="3", sample=2)]], 3)
+    assert found["maj_at"]["3"]["mean"] == 0
+    assert found["pass_at"]["3"]["mean"] == 1
+    assert at_k([[chain("1"), chain(None)]], 2)["maj_at"]["2"]["mean"] == 1
+    assert at_k([[chain(None)]], 1)["maj_at"]["1"]["mean"] == 0
+
+
+def test_flops_are_two_a_parameter_and_token():
+    usage = Usage(decode=Counter(draft=10, target=1), prefill=Counter(draft=5, target=100), prompt=0, cached=0)
+    assert flops(usage, {"draft": 1000, "target": 10_000}) == {"draft": 3e4, "target": 2.02e6, "all": 2.05e6}
+    assert flops(usage, {"draft": 1000}) == {"draft": 3e4, "target": None, "all": None}
+
+
+def test_latency_is_from_the_first_chains_begin_to_the_last_ones_end():
+    chains = [
+        chain("1", sample=i).model_copy(update={"question": str(i // 2), "started": i, "ended": i + 1 + i // 2})
+        for i in range(4)
+    ]
+    assert latency(chains) == {"median": 2.5, "p95": pytest.approx(2.95)}
+    assert latency([]) is None
 
 
 def verdict(turn, taken):

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from a1_sgl.conformal import Gate, ScoreBank, marginal
-from a1_sgl.evals.tasks import TASKS
+from a1_sgl.evals.tasks import find_task
 from a1_sgl.programs import PROGRAMS
 
 # Every program with what it needs to show its ways in a short run: some are slow to reach a take-over on their own.
@@ -33,7 +33,7 @@ def solve(pair):
             with lock:
                 events.append(event)
 
-        given = {k: v for k, v in TASKS["chain"].defaults.items() if k in program.own} | SETTINGS.get(name, {})
+        given = {k: v for k, v in find_task("chain").defaults.items() if k in program.own} | SETTINGS.get(name, {})
         if program.needs_gate:
             given["gate"] = marginal(0.3)
         given |= {"samples": 4, "stop": ["\n\n"], "temperature": 0.6} | arguments

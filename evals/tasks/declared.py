@@ -1,0 +1,278 @@
+"""Tasks declared in YAML: what a file may say, and what becomes of it.
+
+.. code-block:: yaml
+
+    about: MATH-500, competition mathematics
+    source: {hub: HuggingFaceH4/MATH-500, split: test}
+    fields: {id: unique_id, question: problem, answer: answer, level: level}
+    instruction: Please reason step by step, and put your final answer within \\boxed{}.
+    grader: math
+    splits: {calibration: [0, 0.2], test: [0.2, 1], all: [0, 1]}
+
+A split takes the questions whose hash lies within its two bounds: the same ones on every machine and in any order of
+rows. A task's file and those of its rows in a ``--data`` folder have the same name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from collections.abc import Mapping
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from a1_sgl.errors import ConfigError
+from a1_sgl.evals import chain, grading
+from a1_sgl.evals.tasks import rows
+from a1_sgl.evals.tasks.task import Levels, Messages, Task
+from a1_sgl.programs.chunking import CHUNKINGS
+from a1_sgl.types import Question
+
+HERE = Path(__file__).parent
+
+
+class _Declared(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Source(_Declared):
+    """Where rows come from: a dataset on the hub, or a generator of this package."""
+
+    hub: str | None = None
+    config: str | None = None
+    split: str = "test"
+    generated: Literal["chain"] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Source:
+        if (self.hub is None) == (self.generated is None):
+            raise ValueError("a source is either `hub: OWNER/NAME` or `generated: chain`")
+        return self
+
+
+class Fields(_Declared):
+    """Columns of a row. A question's id, where no column holds one, is a hash of its text."""
+
+    question: tuple[str, ...] = ("problem", "question")
+    """Names that the question's column may have; the first that there is."""
+    answer: str = "answer"
+    id: str | None = None
+    level: str | None = None
+    wrong: tuple[str, ...] = ()
+    """Columns of a multiple-choice question's wrong answers; `answer` is the right one's."""
+    tolerance: str | None = None
+    """Column of the largest absolute error that counts as right, where it holds one."""
+    keep: tuple[str, ...] = ()
+    """Columns to keep beside the question."""
+
+
+class LevelRange(_Declared):
+    """Difficulties: what they count, the first and the last."""
+
+    name: str
+    first: int
+    last: int
+
+
+class Declaration(_Declared):
+    """One task's file."""
+
+    about: str
+    source: Source
+    fields: Fields = Fields()
+    system: str | None = None
+    """System prompt, for models of every family."""
+    instruction: str = ""
+    """Goes with each question: after it or as the system prompt, as the family has it."""
+    answer_after: str | None = None
+    """The reference answer is what follows this in its column."""
+    chunking: str = "step"
+    grader: str = "math"
+    defaults: Mapping[str, Any] = Field(default_factory=dict)
+    temperature: float = Field(0.8, ge=0)
+    levels: LevelRange | None = None
+    splits: Mapping[str, tuple[float, float]]
+
+    @model_validator(mode="after")
+    def _known(self) -> Declaration:
+        if self.grader not in grading.GRADERS:
+            raise ValueError(f"unknown grader {self.grader!r}; known: {', '.join(grading.GRADERS)}")
+        if self.chunking not in CHUNKINGS:
+            raise ValueError(f"unknown chunking {self.chunking!r}; known: {', '.join(CHUNKINGS)}")
+        if bool(self.fields.wrong) != (self.grader == "choice"):
+            raise ValueError("grader `choice` and fields `wrong` go together")
+        for name, (low, high) in self.splits.items():
+            if not 0 <= low < high <= 1:
+                raise ValueError(f"split {name} is [LOW, HIGH] with 0 <= LOW < HIGH <= 1, not [{low}, {high}]")
+        return self
+
+
+class Family(_Declared):
+    """How a kind of model wants to be asked."""
+
+    about: str
+    instruction: Literal["user", "system"]
+
+
+def load(path: Path, data: Path | None = None) -> Task:
+    """The task that a file declares; its rows are read when questions are asked for.
+
+    Args:
+        data: file or folder with its rows, instead of the hub.
+
+    Raises:
+        ConfigError: the file cannot be read or says something that a task has not; the place is named.
+    """
+    declared, name = declaration(path), path.stem
+    if data is not None and declared.source.generated:
+        raise ConfigError(f"task {name} generates its questions and takes no --data")
+    if declared.source.generated:
+        draw, splits = _generated(name, declared), chain.SPLITS
+        known: tuple[str, ...] = ("any",)
+        where = "generated here"
+    else:
+        draw, splits = _rows(name, declared, data), tuple(declared.splits)
+        known = tuple(families())
+        where = str(data) if data else str(declared.source.hub)
+    return Task(
+        name=name, about=declared.about, source=where, splits=splits,
+        levels=Levels(**declared.levels.model_dump()) if declared.levels else None,
+        chunking=declared.chunking, defaults=declared.defaults, temperature=declared.temperature, families=known,
+        grader=declared.grader, ask=lambda text, family: prompt(declared, text, families().get(family)), draw=draw,
+    )  # fmt: skip
+
+
+def declaration(path: Path) -> Declaration:
+    """What a file says. Errors as in `load`."""
+    try:
+        return Declaration.model_validate(yaml.safe_load(path.read_text()))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    except ValidationError as error:
+        told = "\n  ".join(f"{'.'.join(map(str, one['loc'])) or 'file'}: {one['msg']}" for one in error.errors())
+        raise ConfigError(f"{path} declares no task:\n  {told}") from error
+
+
+@cache
+def families() -> dict[str, Family]:
+    """Kinds of model by name, the usual one first."""
+    text = (HERE / "families.yaml").read_text()
+    return {name: Family.model_validate(one) for name, one in yaml.safe_load(text).items()}
+
+
+def prompt(declared: Declaration, text: str, family: Family | None) -> Messages:
+    """Chat messages for a question."""
+    system, user = declared.system, text
+    if declared.instruction:
+        if family is not None and family.instruction == "system":
+            system = "\n".join(filter(None, (system, declared.instruction)))
+        else:
+            user = f"{text}\n\n{declared.instruction}"
+    messages = ({"role": "system", "content": system},) if system else ()
+    return (*messages, {"role": "user", "content": user})
+
+
+def _generated(name: str, declared: Declaration) -> Any:
+    def draw(split: chain.Split, count: int | None, seed: int, levels: tuple[int, int], family: str) -> list[Question]:
+        source = chain.problems(split, seed, range(levels[0], levels[1] + 1))
+        return [
+            Question(
+                id=_hash(problem.text)[:12],
+                messages=prompt(declared, problem.text, None),
+                answer=str(problem.answer),
+                task=name,
+                meta={"operations": len(problem.steps)},
+            )
+            for problem in islice(source, 100 if count is None else count)
+        ]
+
+    return draw
+
+
+def _rows(name: str, declared: Declaration, data: Path | None) -> Any:
+    fields, source = declared.fields, declared.source
+
+    @cache
+    def everything() -> list[dict[str, Any]]:
+        if data is not None:
+            found = rows.read(rows.local(data, name))
+        else:
+            assert source.hub is not None
+            found = rows.download(source.hub, source.config, source.split, name)
+        if not found:
+            raise ConfigError(f"task {name}: {data or source.hub} holds no rows")
+        wanted = {next((one for one in fields.question if one in found[0]), fields.question[0])}
+        wanted |= {fields.answer, *fields.wrong, *fields.keep}
+        wanted |= {one for one in (fields.id, fields.level, fields.tolerance) if one}
+        if missing := sorted(wanted - set(found[0])):
+            raise ConfigError(
+                f"task {name}: rows of {data or source.hub} have no {', '.join(missing)}; they have "
+                f"{', '.join(sorted(found[0]))}"
+            )
+        return found
+
+    def draw(split: str, count: int | None, seed: int, levels: tuple[int, int] | None, family: str) -> list[Question]:
+        low, high = declared.splits[split]
+        chosen: dict[str, Question] = {}
+        for row in everything():
+            text = str(row[_column(fields, row)])
+            if not low <= int(_hash(text)[:8], 16) / 2**32 < high:
+                continue
+            if fields.level and levels and not levels[0] <= int(row[fields.level]) <= levels[1]:
+                continue
+            question = _question(name, declared, row, seed, families()[family])
+            chosen.setdefault(question.id, question)
+        questions = list(chosen.values())
+        if count is not None and count > len(questions):
+            raise ConfigError(f"task {name} has {len(questions)} such questions in split {split}, not {count}")
+        if count is not None and count < len(questions):
+            order = sorted(questions, key=lambda one: _hash(f"{seed}/{one.id}"))
+            questions = order[:count]
+        return questions
+
+    return draw
+
+
+def _question(name: str, declared: Declaration, row: Mapping[str, Any], seed: int, family: Family) -> Question:
+    fields = declared.fields
+    text = str(row[_column(fields, row)]).strip()
+    identity = str(row[fields.id]) if fields.id else _hash(text)[:12]
+    meta: dict[str, Any] = {key: row[key] for key in fields.keep}
+    if fields.level:
+        assert declared.levels is not None
+        meta[declared.levels.name] = int(row[fields.level])
+    if fields.tolerance and row[fields.tolerance] not in (None, ""):
+        meta["tolerance"] = max(float(one) for one in re.split(r"[,;\s]+", str(row[fields.tolerance]).strip()))
+    answer: Any = row[fields.answer]
+    answer = ", ".join(map(str, answer)) if isinstance(answer, list) else str(answer)
+    if declared.answer_after:
+        _, found, answer = answer.rpartition(declared.answer_after)
+        if not found:
+            raise ConfigError(f"task {name}: the answer of question {identity} has no {declared.answer_after!r}")
+    answer = answer.strip()
+    if fields.wrong:
+        # The right answer's place depends on the question and the seed alone, and both are on record.
+        options = [answer, *(str(row[column]).strip() for column in fields.wrong)]
+        order = list(range(len(options)))
+        random.Random(f"options/{seed}/{identity}").shuffle(order)
+        letters = "ABCDEFGHIJ"[: len(options)]
+        text += "\n\n" + "\n".join(f"{letter}. {options[i]}" for letter, i in zip(letters, order, strict=True))
+        meta |= {"options": order, "seed": seed}
+        answer = letters[order.index(0)]
+    return Question(id=identity, messages=prompt(declared, text, family), answer=answer, task=name, meta=meta)
+
+
+def _column(fields: Fields, row: Mapping[str, Any]) -> str:
+    return next(one for one in fields.question if one in row)
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

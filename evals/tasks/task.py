@@ -1,0 +1,105 @@
+"""A task: where questions come from, how they are prompted, chunked and graded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from a1_sgl.errors import ConfigError
+from a1_sgl.evals import grading
+from a1_sgl.types import Grade, Question
+
+Messages = tuple[dict[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Difficulties: what they count, and the first and last that there is."""
+
+    name: str
+    first: int
+    last: int
+
+    def parse(self, text: str | None) -> tuple[int, int]:
+        """Reads ``FIRST:LAST``, or one number; None is all of them.
+
+        Raises:
+            ConfigError: it is neither, or lies outside.
+        """
+        if text is None:
+            return self.first, self.last
+        first, _, last = text.partition(":")
+        last = last or first
+        if not (first.isdigit() and last.isdigit()):
+            raise ConfigError(f"levels are FIRST:LAST, such as {self.first}:{self.last}, not {text!r}")
+        if not self.first <= int(first) <= int(last) <= self.last:
+            raise ConfigError(f"{self.name} lie within {self.first} to {self.last}, not {text}")
+        return int(first), int(last)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A benchmark.
+
+    Attributes:
+        name: as the command line knows it.
+        about: one line.
+        source: where its rows come from, in words.
+        splits: sets of questions; gates are calibrated on one and judged on another.
+        levels: difficulties a question may have; None where it has none.
+        chunking: what ends a chunk, a name in `CHUNKINGS`.
+        defaults: program parameters that suit the task.
+        temperature: at which it is usually sampled.
+        families: kinds of model that it knows a prompt for, the usual one first.
+        ask: ``ask(text, family)``, the chat messages for a question of that text.
+        grader: how answers are graded, a name in `GRADERS`.
+        draw: ``draw(split, count, seed, levels, family)``; a count of None is all there are.
+    """
+
+    name: str
+    about: str
+    source: str
+    splits: tuple[str, ...]
+    levels: Levels | None
+    chunking: str
+    defaults: Mapping[str, Any]
+    temperature: float
+    families: tuple[str, ...]
+    grader: str
+    ask: Callable[[str, str], Messages]
+    draw: Callable[[str, int | None, int, tuple[int, int] | None, str], list[Question]]
+
+    def questions(
+        self, split: str, count: int | None = None, seed: int = 0, levels: str | None = None, family: str | None = None
+    ) -> list[Question]:
+        """Questions of `split`; where not all are asked for, `seed` draws them.
+
+        Args:
+            levels: difficulties as ``FIRST:LAST``.
+            family: kind of model that the prompts are for; None is the usual one.
+
+        Raises:
+            ConfigError: no such split, level or family, no data, or fewer questions than asked for.
+        """
+        if split not in self.splits:
+            raise ConfigError(f"task {self.name} has no split {split!r}; it has {', '.join(self.splits)}")
+        if levels is not None and self.levels is None:
+            raise ConfigError(f"the questions of task {self.name} have no levels")
+        if family not in (None, *self.families):
+            raise ConfigError(f"task {self.name} has no prompt for {family!r}; it has {', '.join(self.families)}")
+        within = self.levels.parse(levels) if self.levels else None
+        return self.draw(split, count, seed, within, family or self.families[0])
+
+    def grade(self, answer: str | None, question: Question) -> Grade:
+        """A chain's answer against the question's."""
+        return grading.grade(self.grader, answer, question)
+
+
+def sha256(questions: Sequence[Question]) -> str:
+    """Short hash of all that is asked and of the reference answers."""
+    return hashlib.sha256(
+        json.dumps([one.model_dump(mode="json") for one in questions], sort_keys=True).encode()
+    ).hexdigest()[:16]
