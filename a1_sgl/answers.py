@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 
 _OPEN = re.compile(r"\\(?:f?boxed|fbox)\s*\{")
+_JOINED = re.compile(
+    r"\s*(?:\$|\\[)\]])?\s*(?:,|;|,?\s*(?:and|or)\b|\\(?:text|quad|,)\S*)+\s*(?:and|or)?\s*(?:\$|\\[(\[])?\s*"
+)
 _STATED = re.compile(r"(?:final answer|answer)\s*(?:is|=|:)\s*:?\s*\**\s*(.+?)\s*(?:\.\s|\.?\**\s*$)", re.I | re.M)
 _WRAPPED = re.compile(r"\$\$(.*)\$\$|\$(.*)\$|\\\((.*)\\\)|\\\[(.*)\\\]|\*\*(.*)\*\*", re.S)
 
@@ -14,6 +17,29 @@ def boxes(text: str) -> list[str]:
 
     Braces inside may nest, escaped ones (``\{``) do not count, and an unclosed box is none.
     """
+    return [content for content, _, _ in _boxes(text)]
+
+
+def final_answer(text: str) -> str | None:
+    r"""The last complete box, or None.
+
+    Boxes that stand together, as in ``\boxed{3}, \boxed{5} and \boxed{7}``, are one answer: ``3, 5, 7``.
+    """
+    found = _boxes(text)
+    if not found:
+        return None
+    together, start = [found[-1][0]], found[-1][1]
+    for content, begin, end in reversed(found[:-1]):
+        if not _JOINED.fullmatch(text[end:start]):
+            break
+        if content not in together:
+            together.insert(0, content)
+        start = begin
+    return ", ".join(together)
+
+
+def _boxes(text: str) -> list[tuple[str, int, int]]:
+    """Each box's content, and where the box begins and ends."""
     found, at = [], 0
     while start := _OPEN.search(text, at):
         depth, end = 1, start.end()
@@ -25,15 +51,9 @@ def boxes(text: str) -> list[str]:
             end += 1
         at = start.end()
         if not depth:
-            found.append(text[at : end - 1].strip())
+            found.append((text[at : end - 1].strip(), start.start(), end))
             at = end
     return found
-
-
-def final_answer(text: str) -> str | None:
-    """The last complete box, or None."""
-    found = boxes(text)
-    return found[-1] if found else None
 
 
 def stated_answer(text: str) -> str | None:

@@ -30,6 +30,16 @@ def graded(grader, answer, gold, **meta):
         ("", "3", False),
         ("\\frac{", "3", False),
         ("p - q", "p-q", True),
+        ("12^{\\mathrm{th}} \\text{ grade}", "12", True),
+        ("12th grade", "12", True),
+        ("12\\, \\text{cm}", "12", True),
+        ("11th grade", "12", False),
+        ("0.000067", ".0000672", False),
+        ("0.0000672", ".0000672", True),
+        ("5.4", "5.4 \\text{ cents}", True),
+        ("4π", "4\\pi", True),
+        ("1 and -2", "-2,1", True),
+        ("5", "x=5", True),
     ],
 )
 def test_mathematics(answer, gold, right):
@@ -109,6 +119,21 @@ def test_grading_works_off_the_main_thread():
 def test_boxes_survive_what_models_write(text, found):
     assert boxes(text) == found
     assert final_answer(text) == found[-1]
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("$\\boxed{3}$, $\\boxed{5}$, and $\\boxed{7}$.", "3, 5, 7"),
+        ("\\boxed{1} and \\boxed{-2}", "1, -2"),
+        ("\\(\\boxed{1}\\) or \\(\\boxed{2}\\)", "1, 2"),
+        ("\\boxed{5} and \\boxed{5}", "5"),
+        ("\\boxed{5}. Wait, no. \\boxed{6}", "6"),
+        ("\\boxed{5} \\boxed{6}", "6"),
+    ],
+)
+def test_boxes_that_stand_together_are_one_answer(text, answer):
+    assert final_answer(text) == answer
 
 
 @pytest.mark.parametrize(
