@@ -1,137 +1,246 @@
-"""Results as pictures and as one HTML file."""
+"""The report of runs: what `a1 report` writes."""
 
 from __future__ import annotations
 
-import base64
-import io
+import itertools
+import json
+from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import matplotlib as mpl
-from matplotlib.axes import Axes
+import numpy as np
 from matplotlib.figure import Figure
 
-from a1_sgl.conformal import Audit
+from a1_sgl.errors import ConfigError
+from a1_sgl.evals import comparison
+from a1_sgl.evals.metrics import summarise
+from a1_sgl.evals.page import COLOURS, save
+from a1_sgl.records import RunFolder
+from a1_sgl.types import Call, ChunkEvent, DropEvent, VerdictEvent, calls_of
 
-mpl.use("Agg")
-COLOURS = ("#0b6e99", "#c2571a", "#4a7c3a", "#7a4b94", "#8c6d1f", "#555555", "#b03060", "#2f8f83")
-
-
-@dataclass(frozen=True)
-class Shown:
-    """One gate's replay: its name, its audit in seed 0, and its averages over seeds."""
-
-    name: str
-    audit: Audit
-    average: Mapping[str, Any]
+BROWSED = 50
+"""Most questions of a run that go into the page; the others stay in its folder."""
 
 
-def rates(shown: list[Shown], alpha: float, minimum: int, martingales: Mapping[str, list[float]]) -> Figure:
-    """Realised rates by turn and by question with exact 95% intervals, and the martingales."""
-    figure = Figure(figsize=(11, 11), layout="constrained")
-    by_turn, by_question, wealth = figure.subplots(3, 1, height_ratios=(3, 3, 2))
-    for i, one in enumerate(shown):
-        shift = 0.16 * (i - (len(shown) - 1) / 2)
-        turns = sorted(one.audit.by("turn").items(), key=lambda item: int(str(item[0])))
-        _bars(by_turn, [int(str(turn)) + shift for turn, _ in turns], [rate for _, rate in turns], one.name, i)
-        questions = sorted(one.audit.by("question").values(), key=lambda rate: rate.hits / rate.n)
-        _bars(by_question, [j + shift for j in range(len(questions))], questions, one.name, i)
-    for axes in (by_turn, by_question):
-        axes.axhline(alpha, color="black", linewidth=0.8, linestyle="--", label=f"nominal, alpha = {alpha:g}")
-        axes.set_ylabel("take-over rate")
-        axes.set_ylim(0, 1)
-        axes.legend(fontsize=8, ncols=min(4, len(shown) + 1), loc="upper left")
-    by_turn.set_xlabel(f"turn (deviations count turns of at least {minimum} chunks)")
-    by_question.set_xlabel("question, in order of each gate's realised rate")
-    for i, (name, values) in enumerate(martingales.items()):
-        wealth.plot([j / max(1, len(values) - 1) for j in range(len(values))], values, label=name, color=COLOURS[i])
-    wealth.axhline(4.605, color="black", linewidth=0.8, linestyle="--", label="threshold 100")
-    wealth.set_yscale("symlog", linthresh=10)
-    wealth.set_ylabel("log wealth")
-    wealth.set_xlabel("share of the record")
-    wealth.legend(fontsize=8, loc="upper left")
-    for axes in (by_turn, by_question, wealth):
-        axes.spines[["top", "right"]].set_visible(False)
-    return figure
+def write(page: Path, runs: Mapping[str, RunFolder], title: str = "Runs") -> list[Path]:
+    """Writes the page and its figures.
 
-
-def swept(results: Mapping[float, Mapping[str, Mapping[str, Any]]]) -> Figure:
-    """Realised against nominal rate, deviations and selectivity, over alpha."""
-    figure = Figure(figsize=(11, 7), layout="constrained")
-    panels = figure.subplots(2, 2).ravel()
-    alphas = sorted(results)
-    names = list(results[alphas[0]])
-    titles = {
-        "overall": "realised rate",
-        "mean_turn_deviation": "mean deviation by turn",
-        "mean_question_deviation": "mean deviation by question",
-        "selectivity": "selectivity",
+    Raises:
+        ConfigError: a run has no finished chain, or the page cannot be written.
+    """
+    for name, folder in runs.items():
+        if not folder.chains:
+            raise ConfigError(f"run {name} has no finished chain yet")
+    summaries = {name: summarise(folder, 0, {}) for name, folder in runs.items()}
+    try:
+        sentences = [comparison.sentence(row) for row in comparison.compare(runs)] if len(runs) > 1 else []
+    except ConfigError as error:
+        sentences = [f"The runs are not compared: {' '.join(str(error).split())}."]
+    first = next(iter(summaries.values()))
+    tasks = sorted({f"task {s['task']}, split {s['split']}" for s in summaries.values()})
+    about = (
+        f"{', '.join(tasks)}; {first['questions']} questions, {first['chains_per_question']} chains each. [...]: 95% "
+        "intervals, clustered "
+        "by question. pass@k and maj@k: means over all subsets of k chains. decode, prefill: tokens. FLOPs: two for "
+        "each parameter and token computed, attention left out."
+    )
+    figures = {
+        "accuracy-against-cost": _cost(summaries),
+        "latency": _latency(runs),
+        **({"take-over-by-turn": _turns(summaries)} if any(map(_gated, summaries.values())) else {}),
+        **{f"timeline-{i}-{_plain(name)}": _timeline(name, folder) for i, (name, folder) in enumerate(runs.items())},
     }
-    for axes, (key, title) in zip(panels, titles.items(), strict=True):
-        for i, name in enumerate(names):
-            values = [results[alpha][name][key] for alpha in alphas]
-            axes.plot(alphas, values, marker="o", label=name, color=COLOURS[i % len(COLOURS)])
-        if key == "overall":
-            axes.plot(alphas, alphas, color="black", linewidth=0.8, linestyle="--", label="nominal")
-        axes.set_title(title, fontsize=10)
-        axes.set_xlabel("alpha")
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[0].legend(fontsize=8)
+    return save(
+        page, title, about, [_headline(summaries), _at_k(summaries), _by_turn(summaries)], figures,
+        sentences=sentences, browser=[_browsed(name, folder) for name, folder in runs.items()],
+        details=[
+            {
+                "title": f"{name}: configuration, fingerprint {folder.run['fingerprint']}",
+                "text": json.dumps({k: folder.run[k] for k in ("configuration", "environment")}, indent=2),
+            }
+            for name, folder in runs.items()
+        ],
+    )  # fmt: skip
+
+
+# --- tables ---------------------------------------------------------------------------------------------------
+
+
+def _headline(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    head = ["run", "accuracy", "answer", "alpha", "taken over", "draft decode", "target decode", "target prefill",
+            "FLOPs", "wall-clock", "question median, p95", "perplexity", "energy", "chains"]  # fmt: skip
+    rows = []
+    for name, s in summaries.items():
+        tokens, took, over, perplexity = s["tokens"], s["question_s"], s["take_over"], s["perplexity"]
+        rows.append([
+            name, _interval(s["accuracy"], "mean"), _interval(s["answer_accuracy"], "mean"),
+            _share(over["nominal"]), _interval(over, "realised"),
+            *(f"{tokens[key]:,}" for key in ("draft_decode", "target_decode", "target_prefill")),
+            "-" if s["flops"]["all"] is None else f"{s['flops']['all']:.2e}", f"{s['wall_s']:.1f} s",
+            f"{took['median']:.1f} s, {took['p95']:.1f} s" if took else "-",
+            f"{perplexity['median']:.3f}" if perplexity else "-",
+            "-" if s["energy_j"] is None else f"{s['energy_j'] / 3600:.2f} Wh",
+            f"{s['chains_completed']:,}",
+        ])  # fmt: skip
+    return {"title": "Accuracy and its cost", "head": head, "rows": rows}
+
+
+def _at_k(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    sizes = sorted({int(k) for s in summaries.values() for k in s["pass_at"]})
+    rows = [
+        [f"{name}, {what}@k", *(_interval(s[f"{what}_at"].get(str(k), {"mean": None}), "mean") for k in sizes)]
+        for name, s in summaries.items()
+        for what in ("pass", "maj")
+    ]
+    return {"title": "pass@k and maj@k", "head": ["run", *(f"k = {k}" for k in sizes)], "rows": rows}
+
+
+def _by_turn(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    rows = [
+        [name, turn["turn"], _interval(turn, "realised"), f"{turn['decisions']:,}", _share(s["take_over"]["nominal"])]
+        for name, s in summaries.items()
+        for turn in s["take_over"]["by_turn"]
+    ]
+    head = ["run", "turn", "taken over", "decisions", "alpha"]
+    return {"title": "Take-over by turn", "head": head, "rows": rows}
+
+
+def _interval(of: Mapping[str, Any], key: str) -> str:
+    if of[key] is None:
+        return "-"
+    return f"{100 * of[key]:.1f}% [{100 * of['low']:.1f}, {100 * of['high']:.1f}]"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+def _plain(name: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in name)
+
+
+# --- figures --------------------------------------------------------------------------------------------------
+
+
+def _gated(summary: Mapping[str, Any]) -> bool:
+    return bool(summary["take_over"]["decisions"])
+
+
+def _axes(x: str, y: str, height: float = 4.5) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(9, height), layout="constrained")
+    axes = figure.subplots()
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _cost(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
+    sized = all(s["flops"]["all"] is not None for s in summaries.values())
+    figure, axes = _axes("FLOPs a question (estimate)" if sized else "target tokens a question", "accuracy of a chain")
+    for i, (name, s) in enumerate(summaries.items()):
+        tokens = s["tokens"]["target_decode"] + s["tokens"]["target_prefill"]
+        x, mean = (s["flops"]["all"] if sized else tokens) / s["questions"], s["accuracy"]
+        error = [[mean["mean"] - mean["low"]], [mean["high"] - mean["mean"]]]
+        axes.errorbar([x], [mean["mean"]], yerr=error, fmt="o", capsize=3, color=_colour(i), label=name)
+    axes.legend(fontsize=9)
     return figure
 
 
-def _bars(axes: Axes, x: list[float], all_: list[Any], name: str, i: int) -> None:
-    y = [rate.hits / rate.n for rate in all_]
-    bounds = [rate.interval() for rate in all_]
-    errors = [[v - low for v, (low, _) in zip(y, bounds, strict=True)]]
-    errors.append([high - v for v, (_, high) in zip(y, bounds, strict=True)])
-    axes.errorbar(x, y, yerr=errors, fmt="o", markersize=3, linewidth=0.8, label=name, color=COLOURS[i % len(COLOURS)])
+def _latency(runs: Mapping[str, RunFolder]) -> Figure:
+    figure, axes = _axes("seconds from a question's first chain's begin to its last one's end", "share of questions")
+    for i, (name, folder) in enumerate(runs.items()):
+        ends: defaultdict[str, list[float]] = defaultdict(list)
+        for chain in folder.chains:
+            ends[chain.question] += [chain.started, chain.ended]
+        axes.ecdf([max(times) - min(times) for times in ends.values()], color=_colour(i), label=name)
+    axes.legend(fontsize=9)
+    return figure
 
 
-_PAGE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string("""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>a1: {{ title }}</title><style>
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2em auto; padding: 0 1em; color: #222 }
-table { border-collapse: collapse; margin: 1em 0 } td, th { padding: .25em .8em; text-align: right }
-th { border-bottom: 1px solid #999; font-weight: 600 } td:first-child, th:first-child { text-align: left }
-tr:nth-child(even) td { background: #f5f5f2 } img { max-width: 100% }
-summary { font-size: 1.2em; font-weight: 600; margin-top: 1.2em; cursor: pointer }
-.note { color: #555; max-width: 46em }
-</style></head><body>
-<h1>{{ title }}</h1>
-<p>{{ about }}</p>
-{% macro show(table) %}
-<table><tr>{% for cell in table.head %}<th>{{ cell }}</th>{% endfor %}</tr>
-{% for row in table.rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}</table>
-{% endmacro %}
-<h2>{{ tables[0].title }}</h2>
-{{ show(tables[0]) }}
-{% if note %}<p class="note">{{ note }}</p>{% endif %}
-{% for picture in pictures %}<img alt="figure {{ loop.index }}" src="data:image/png;base64,{{ picture }}">
-{% endfor %}
-{% for table in tables[1:] %}
-<details{% if table.rows | length <= 40 %} open{% endif %}><summary>{{ table.title }}</summary>
-{{ show(table) }}
-</details>
-{% endfor %}
-</body></html>
-""")
+def _turns(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
+    figure, axes = _axes("turn", "take-over rate")
+    gated = {name: s["take_over"] for name, s in summaries.items() if _gated(s)}
+    for i, (name, over) in enumerate(gated.items()):
+        turns = [turn for turn in over["by_turn"] if turn["decisions"]]
+        y = np.array([turn["realised"] for turn in turns])
+        errors = [y - [turn["low"] for turn in turns], [turn["high"] for turn in turns] - y]
+        x = [turn["turn"] + 0.12 * (i - (len(gated) - 1) / 2) for turn in turns]
+        axes.errorbar(x, y, yerr=errors, fmt="o", markersize=4, linewidth=0.9, color=_colour(i), label=name)
+        if over["nominal"] is not None:
+            axes.axhline(over["nominal"], color=_colour(i), linewidth=0.8, linestyle="--")
+    axes.set_ylim(0, 1)
+    axes.legend(fontsize=9, title="dashed: alpha", title_fontsize=9)
+    return figure
 
 
-def save(
-    out: Path, title: str, about: str, tables: list[dict[str, Any]], figures: Mapping[str, Figure], note: str = ""
-) -> list[Path]:
-    """Writes each figure as a PNG, and all as ``report.html``, which needs no other file, into folder `out`."""
-    pictures, written = [], []
-    for name, figure in figures.items():
-        buffer = io.BytesIO()
-        figure.savefig(buffer, dpi=110)
-        written.append(out / f"{name}.png")
-        written[-1].write_bytes(buffer.getvalue())
-        pictures.append(base64.b64encode(buffer.getvalue()).decode())
-    page = out / "report.html"
-    page.write_text(_PAGE.render(title=title, about=about, tables=tables, pictures=pictures, note=note))
-    return [page, *written]
+def _timeline(name: str, folder: RunFolder) -> Figure:
+    """Requests in flight on each runtime, by kind, over the run's last session."""
+    figure, axes = _axes("seconds", "requests in flight", 2.6)
+    groups: defaultdict[tuple[str, str], list[Call]] = defaultdict(list)
+    begin = folder.run["sessions"][-1]
+    for call in calls_of(folder.events):
+        if call.started >= begin:
+            groups[call.runtime, call.kind].append(call)
+    for i, ((runtime, kind), calls) in enumerate(sorted(groups.items())):
+        steps = sorted([(call.started - begin, 1) for call in calls] + [(call.ended - begin, -1) for call in calls])
+        x, y = [time for time, _ in steps], list(itertools.accumulate(by for _, by in steps))
+        axes.step(x, y, where="post", linewidth=0.9, color=_colour(i), label=f"{runtime} {kind}")
+    axes.set_title(name, fontsize=10)
+    if groups:
+        axes.legend(fontsize=8, ncols=3)
+    return figure
+
+
+def _colour(i: int) -> str:
+    return COLOURS[i % len(COLOURS)]
+
+
+# --- chain browser --------------------------------------------------------------------------------------------
+
+
+def _browsed(name: str, folder: RunFolder) -> dict[str, Any]:
+    """What the page's script shows of a run."""
+    chunks = _chunks(folder)
+    groups: defaultdict[str, list[Any]] = defaultdict(list)
+    for chain in sorted(folder.chains, key=lambda one: one.sample):
+        groups[chain.question].append({
+            "sample": chain.sample, "answer": chain.answer, "correct": chain.correct, "ending": chain.ending,
+            "note": chain.note, "rating": chain.rating, "seconds": chain.ended - chain.started,
+            "chunks": chunks[chain.question, chain.sample],
+        })  # fmt: skip
+    asked = folder.questions()
+    gold = {chain.question: chain.gold for chain in folder.chains}
+    questions = [
+        {
+            "id": question,
+            "text": "\n".join(str(m["content"]) for m in asked[question].messages) if question in asked else question,
+            "gold": gold[question],
+            "chains": chains,
+        }
+        for question, chains in list(groups.items())[:BROWSED]
+    ]
+    return {"name": name, "questions": questions, "left_out": max(0, len(groups) - BROWSED)}
+
+
+def _chunks(folder: RunFolder) -> defaultdict[tuple[str, int], list[dict[str, Any]]]:
+    """Every chain's chunks in order, each with what was decided on it, and those that were taken back out marked."""
+    found: defaultdict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
+    for event in folder.events:
+        if isinstance(event, ChunkEvent):
+            found[event.question, event.sample].append({
+                "turn": event.turn, "author": event.author, "text": event.text, "tokens": event.tokens,
+                "score": None, "p": None, "over": False, "dropped": None,
+            })  # fmt: skip
+        elif isinstance(event, VerdictEvent) and (chunks := found[event.question, event.sample]):
+            chunks[-1] |= {"score": event.score, "p": event.p_value, "over": event.take_over}
+        elif isinstance(event, DropEvent):
+            left = event.tokens
+            for chunk in reversed(found[event.question, event.sample]):
+                if left <= 0:
+                    break
+                if chunk["dropped"] is None and chunk["author"] == event.author:
+                    chunk["dropped"] = event.reason
+                    left -= chunk["tokens"]
+    return found

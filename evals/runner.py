@@ -249,6 +249,7 @@ def evaluate(
         )  # fmt: skip
     together = plan.chains if plan.strategy.joint else 1
     folder = RunFolder.open(out, plan.configuration(backend), environment(_runtimes(backend)), together=together)
+    folder.ask(questions)
     recorder = Recorder(folder, {question.id: question for question in questions}, plan.task.grade)
     gate = plan.gate()
     if gate is not None:  # as it was when the run stopped: scores of finished chains join in recorded order

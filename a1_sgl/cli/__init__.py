@@ -24,11 +24,13 @@ errors = Console(stderr=True)
 
 
 def _register() -> None:
-    from a1_sgl.cli import calibrate, demo, doctor, eval, launch, lists, replay, solve, tasks
+    from a1_sgl.cli import calibrate, compare, demo, doctor, eval, launch, lists, replay, report, solve, tasks
 
     app.add_typer(launch.app, name="launch")
     app.command("calibrate")(calibrate.calibrate)
     app.command("eval")(eval.eval_)
+    app.command("compare")(compare.compare)
+    app.command("report")(report.report)
     app.command("replay")(replay.replay)
     app.command("solve")(solve.solve)
     app.add_typer(tasks.app, name="tasks")

@@ -217,6 +217,22 @@ def _state(recorder: Recorder) -> str:
     return f"accuracy {right:.1%}{lost}"
 
 
+def short_names(runs: Sequence[Path]) -> dict[str, Path]:
+    """Run folders by the shortest ends of their paths that tell them apart.
+
+    Raises:
+        ConfigError: a run is named twice.
+    """
+    paths = [run.resolve() for run in runs]
+    if len(set(paths)) < len(paths):
+        raise ConfigError(f"a run is named twice: {', '.join(map(str, runs))}")
+    for length in range(1, max((len(path.parts) for path in paths), default=1) + 1):
+        names = ["/".join(path.parts[-length:]) for path in paths]
+        if len(set(names)) == len(names):
+            break
+    return dict(zip(names, runs, strict=True))
+
+
 def percent(interval: dict[str, Any], key: str) -> str:
     """``12.3% [10.1, 14.5]``, or a dash."""
     if interval[key] is None:

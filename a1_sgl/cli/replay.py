@@ -13,8 +13,8 @@ from a1_sgl.cli import common, console
 from a1_sgl.errors import ConfigError
 
 if TYPE_CHECKING:
+    from a1_sgl.evals.page import Shown
     from a1_sgl.evals.replay import Replay
-    from a1_sgl.evals.report import Shown
 
 
 def replay(
@@ -60,6 +60,8 @@ def replay(
     names = list(dict.fromkeys(gate or core.DEFAULTS))
     fixed = core.calibration(calibration) if calibration else None
     if out is not None:
+        from a1_sgl.evals import page
+
         try:  # now rather than after the work
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -84,7 +86,7 @@ def replay(
     )
     tables = [_summary(results)]
     if not sweep:
-        from a1_sgl.evals.report import Shown
+        from a1_sgl.evals.page import Shown
 
         shown = [Shown(name, audits[name], results[alpha][name]) for name in names]
         tables += [_by_turn(shown, alpha), _questions(shown, alpha), _martingale(plan)]
@@ -94,16 +96,16 @@ def replay(
         console.print(_rich(table))
     console.print(f"\n{core.UNKNOWN}", style="dim", markup=False, highlight=False)
     if out is not None:
-        from a1_sgl.evals import report
+        from a1_sgl.evals import page
 
         figures = (
-            {"sweep": report.swept(results)}
+            {"sweep": page.swept(results)}
             if sweep
-            else {"rates": report.rates(shown, alpha, minimum, _martingales(plan))}
+            else {"rates": page.rates(shown, alpha, minimum, _martingales(plan))}
         )
         if not sweep:
             tables.append(_by_question(shown, alpha))
-        written = report.save(out, "Replay", about, tables, figures, core.UNKNOWN)
+        written = page.save(out / "report.html", "Replay", about, tables, figures, core.UNKNOWN)
         console.print("\nwritten: " + ", ".join(map(str, written)), markup=False, highlight=False, soft_wrap=True)
 
 

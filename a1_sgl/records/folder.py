@@ -1,6 +1,7 @@
-"""A run folder and its four files.
+"""A run folder and its five files.
 
 - ``run.json``: configuration and its fingerprint, environment, and when each session began.
+- ``questions.jsonl``: what was asked, with the reference answers.
 - ``events.jsonl``: every event of every finished chain, a chain's events together; prompts as they come.
 - ``chains.jsonl``: one line a finished chain, written after its events.
 - ``summary.json``: written when a session ends.
@@ -31,11 +32,16 @@ from a1_sgl.types import (
     Event,
     LostEvent,
     PromptEvent,
+    Question,
     calls_of,
 )
 
 SCHEMA = 2
 _EVENT: TypeAdapter[Event] = TypeAdapter(Event)
+
+
+class _Unread(ConfigError):
+    """A record of another schema."""
 
 
 class ChainRecord(BaseModel):
@@ -121,10 +127,15 @@ class RunFolder:
         try:
             run = json.loads((path / "run.json").read_text())
             if run["schema"] != SCHEMA:
-                raise ConfigError(f"{path}: record schema {run['schema']}, this version reads {SCHEMA}")
+                raise _Unread(
+                    f"{path} was written with record schema {run['schema']}, and this version reads {SCHEMA}; read it "
+                    "with the version of a1-sgl that its run.json names"
+                )
             chains = [ChainRecord.model_validate_json(line) for line in _lines(path / "chains.jsonl")]
             done = {(chain.question, chain.sample) for chain in chains}
             events = [_EVENT.validate_json(line) for line in _lines(path / "events.jsonl")]
+        except _Unread:
+            raise
         except FileNotFoundError as error:
             raise ConfigError(f"{path} holds no run ({error.filename} is missing)") from error
         except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
@@ -140,6 +151,24 @@ class RunFolder:
     def done(self) -> set[tuple[str, int]]:
         """Question and sample of every finished chain."""
         return {(chain.question, chain.sample) for chain in self.chains}
+
+    def ask(self, questions: Iterable[Question]) -> None:
+        """Writes ``questions.jsonl``, once."""
+        path = self.path / "questions.jsonl"
+        if not path.exists():
+            _replace(path, "".join(question.model_dump_json() + "\n" for question in questions))
+
+    def questions(self) -> dict[str, Question]:
+        """What was asked, by id.
+
+        Raises:
+            ConfigError: the file cannot be read.
+        """
+        try:
+            asked = [Question.model_validate_json(line) for line in _lines(self.path / "questions.jsonl")]
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{self.path}/questions.jsonl cannot be read: {str(error).splitlines()[0]}") from error
+        return {question.id: question for question in asked}
 
     def append(self, events: Iterable[Event], chain: ChainRecord | None = None) -> None:
         """Adds events and then, if it is finished, their chain. Not safe to call from two threads at once."""

@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
-import random
-import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,8 +21,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from a1_sgl.evals.metrics import majority
-from a1_sgl.evals.report import COLOURS, save
+from a1_sgl.evals.page import COLOURS, save
 from a1_sgl.evals.runner import Eval, calibrate, evaluate
 from a1_sgl.evals.tasks import find_task
 from a1_sgl.launch.pocket import pocket_specs
@@ -173,7 +169,7 @@ def main(
             }
         )
         figures = {"rates": _rates(points, runs), "cost": _cost(points["a1"], runs)}
-    for path in save(out, "Programs", about, tables, figures):
+    for path in save(out / "report.html", "Programs", about, tables, figures):
         console.print(str(path))
 
 
@@ -259,11 +255,10 @@ def _cost(a1: Sequence[Run], runs: Mapping[str, Run]) -> Figure:
     target = runs["target alone"]
     each = target.summary["tokens"]["target_decode"] / per
     for i, (name, what) in enumerate({"target": target, "draft": runs["draft alone"]}.items(), start=1):
-        sizes = range(1, CHAINS + 1)
-        votes = [majority_at(list(what.chains.values()), k) for k in sizes]
-        x = [k * each for k in sizes] if name == "target" else [0.0] * CHAINS
+        voted = {int(k): interval["mean"] for k, interval in what.summary["maj_at"].items()}
+        x = [k * each for k in voted] if name == "target" else [0.0] * len(voted)
         label = f"self-consistency of the {name}, m = 1 to {CHAINS}"
-        axes.plot(x, votes, marker="s", linewidth=0.8, color=COLOURS[i], label=label)
+        axes.plot(x, voted.values(), marker="s", linewidth=0.8, color=COLOURS[i], label=label)
     axes.legend(fontsize=9, loc="lower right")
     return figure
 
@@ -273,19 +268,6 @@ def _points(axes: Any, x: Sequence[float], runs: Sequence[Run], name: str, i: in
     low = [run.accuracy - run.summary["accuracy"]["low"] for run in runs]
     high = [run.summary["accuracy"]["high"] - run.accuracy for run in runs]
     axes.errorbar(x, y, yerr=[low, high], marker="o", linewidth=1, capsize=2, color=COLOURS[i], label=name)
-
-
-def majority_at(questions: Sequence[Sequence[ChainRecord]], k: int, draws: int = 200) -> float:
-    """Accuracy of the vote of `k` of a question's chains, averaged over subsets: all of them, or `draws` drawn ones."""
-    rng = random.Random(f"majority/{k}")
-    shares = []
-    for chains in questions:
-        if math.comb(len(chains), k) <= draws:
-            subsets = [list(one) for one in itertools.combinations(chains, k)]
-        else:
-            subsets = [rng.sample(list(chains), k) for _ in range(draws)]
-        shares.append(statistics.fmean(map(majority, subsets)))
-    return statistics.fmean(shares)
 
 
 if __name__ == "__main__":

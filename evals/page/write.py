@@ -1,0 +1,65 @@
+"""Pages: one file, no network, light and dark, any width."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from a1_sgl.errors import ConfigError
+
+HERE = Path(__file__).parent
+# Whatever a model wrote goes through autoescape or, as data for the script, through `as_json`.
+_ENVIRONMENT = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True
+)
+
+
+def as_json(value: Any) -> Markup:
+    """JSON that cannot end the ``<script>`` element it stands in."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def save(
+    page: Path, title: str, about: str, tables: Sequence[Mapping[str, Any]], figures: Mapping[str, Figure],
+    note: str = "", **more: Any,
+) -> list[Path]:  # fmt: skip
+    """Writes a page, and each of its figures as a PNG beside it.
+
+    Args:
+        tables: each with ``title``, ``head`` and ``rows``; the first opens the page.
+        figures: by name, which is also the PNG's.
+        more: ``sentences``, ``browser`` and ``details`` of a report of runs.
+
+    Raises:
+        ConfigError: the page cannot be written.
+    """
+    pictures, written = [], [page]
+    try:
+        page.parent.mkdir(parents=True, exist_ok=True)
+        for name, figure in figures.items():
+            buffer = io.BytesIO()
+            figure.savefig(buffer, dpi=110)
+            written.append(page.with_name(f"{name}.png"))
+            written[-1].write_bytes(buffer.getvalue())
+            source = base64.b64encode(buffer.getvalue()).decode()
+            pictures.append({"name": name.replace("-", " "), "source": source})
+        parts = {"style": Markup((HERE / "style.css").read_text()), "script": Markup((HERE / "script.js").read_text())}
+        page.write_text(
+            _ENVIRONMENT.get_template("page.html").render(
+                title=title, about=about, tables=tables, pictures=pictures, note=note, as_json=as_json, **parts, **more
+            )
+        )
+    except OSError as error:
+        raise ConfigError(f"{page} cannot be written: {error.strerror}") from error
+    return written
