@@ -4,7 +4,7 @@ import pytest
 
 from a1_sgl.errors import ConfigError
 from a1_sgl.records import ChainRecord, Recorder, RunFolder
-from a1_sgl.types import Call, ChainEvent, ChunkEvent, LostEvent, PromptEvent, Question
+from a1_sgl.types import Call, ChainEvent, ChunkEvent, Grade, LostEvent, PromptEvent, Question
 
 CONFIGURATION = {"task": "chain", "gate": {"alpha": 0.3}, "questions": 2}
 QUESTION = Question(id="q", messages=({"role": "user", "content": "?"},), answer="7")
@@ -28,7 +28,7 @@ def end(sample, answer="7"):
 
 def recorder(path):
     folder = RunFolder.open(path, CONFIGURATION, {})
-    return Recorder(folder, {"q": QUESTION}, lambda answer, question: answer == question.answer)
+    return Recorder(folder, {"q": QUESTION}, lambda answer, question: Grade(answer == question.answer))
 
 
 def test_a_finished_chain_is_written_with_its_events_and_grade(tmp_path):

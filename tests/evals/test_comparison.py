@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+from scipy.stats import binomtest, bootstrap
+
+from a1_sgl.errors import ConfigError
+from a1_sgl.evals.comparison import check, compare, difference, sentence
+
+from .made import run
+
+GOOD, BAD = ["1", "1"], ["2", "2"]
+
+
+def test_differences_are_paired_by_question(tmp_path):
+    first = run(tmp_path / "a", [GOOD] * 10 + [BAD] * 20)
+    second = run(tmp_path / "b", [GOOD] * 9 + [BAD] + [GOOD] * 8 + [BAD] * 10 + [["1", "2"]] * 2)
+    found = difference(first, second)
+    assert found.mean == pytest.approx((8 + 1 - 1) / 30)
+    assert (found.gained, found.lost, found.questions) == (10, 1, 30)  # of a tie the first answer wins
+    assert found.p_value == pytest.approx(binomtest(10, 11).pvalue)
+    apart = np.array([0] * 9 + [-1] + [1] * 8 + [0] * 10 + [0.5] * 2)
+    reference = bootstrap((apart,), np.mean, method="percentile", n_resamples=9999, rng=1).confidence_interval
+    assert (found.low, found.high) == pytest.approx((reference.low, reference.high), abs=0.02)
+    assert difference(first, first).p_value == 1
+
+
+def test_a_comparison_in_words(tmp_path):
+    bad, good = run(tmp_path / "a", [BAD] * 30), run(tmp_path / "b", [GOOD] * 30)
+    assert sentence(compare({"bad": bad, "good": good})[0]).startswith(
+        "good is 100.0 points more accurate than bad [+100.0, +100.0]; by its vote it gains 30 and loses 0 of 30"
+    )
+    assert sentence(compare({"x": bad, "y": bad})[0]).startswith("y and x cannot be told apart: +0.0 points")
+    assert "1.00 times the target decode tokens" in sentence(compare({"x": bad, "y": good})[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"asked": "def"}, 'asked: "abc" there, "def" here'),
+        ({"task": "math500"}, "task"),
+        ({"sampling": {"temperature": 1.0}}, r"sampling\.temperature: 0\.6 there, 1\.0 here"),
+        ({"models": {"draft": {"model": "other"}}}, r"models\.draft\.model"),
+    ],
+)
+def test_runs_that_are_not_comparable_are_refused(tmp_path, changes, message):
+    folders = [run(tmp_path / "a", [GOOD]), run(tmp_path / "b", [GOOD], **changes)]
+    with pytest.raises(ConfigError, match=message):
+        check(folders)
+    check(folders, allow=tuple(changes))
+
+
+def test_another_program_is_what_a_comparison_is_for(tmp_path):
+    check([run(tmp_path / "a", [GOOD]), run(tmp_path / "b", [GOOD], program="direct", gate=None, vote="best")])
+
+
+def test_unfinished_runs_are_refused_unless_allowed(tmp_path):
+    whole, part = run(tmp_path / "a", [GOOD, BAD]), run(tmp_path / "b", [GOOD], questions=2)
+    with pytest.raises(ConfigError, match="has 2 of its 4 chains"):
+        check([whole, part])
+    check([whole, part], allow=("unfinished",))
+    assert difference(whole, part).questions == 1
+    with pytest.raises(ConfigError, match="two runs or more"):
+        check([whole])
