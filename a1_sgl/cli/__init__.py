@@ -24,11 +24,12 @@ errors = Console(stderr=True)
 
 
 def _register() -> None:
-    from a1_sgl.cli import calibrate, compare, demo, doctor, eval, launch, lists, replay, report, solve, tasks
+    from a1_sgl.cli import calibrate, compare, demo, doctor, eval, grade, launch, lists, replay, report, solve, tasks
 
     app.add_typer(launch.app, name="launch")
     app.command("calibrate")(calibrate.calibrate)
     app.command("eval")(eval.eval_)
+    app.command("grade")(grade.grade)
     app.command("compare")(compare.compare)
     app.command("report")(report.report)
     app.command("replay")(replay.replay)
@@ -36,6 +37,7 @@ def _register() -> None:
     app.add_typer(tasks.app, name="tasks")
     app.command("programs")(lists.programs)
     app.command("votes")(lists.votes)
+    app.command("recipes")(lists.recipes)
     app.command("gates")(lists.gates)
     app.command("scores")(lists.scores)
     app.command("doctor")(doctor.doctor)

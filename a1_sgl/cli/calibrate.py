@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from a1_sgl.cli import common, console, errors
+from a1_sgl.cli.progress import progress
 from a1_sgl.conformal.gates import DEFAULT
 from a1_sgl.errors import ConfigError
 
@@ -47,6 +48,7 @@ def calibrate(
     target: common.TargetUrl = None,
     state: common.StateDir = common.STATE,
     quiet: common.Quiet = False,
+    recipe: common.RecipeName = None,
 ) -> None:
     """Run a program on calibration questions and write a card with every chunk's score.
 
@@ -69,13 +71,14 @@ def calibrate(
     risk = _risk(certify) if certify else None
     tried = common.span(alphas)
     with common.connect(plan.runtime, draft, target, state, in_flight) as backend, terminate_on_sigterm():
+        common.check_recipe(recipe, plan, backend)
         try:
             if risk is None:
-                with common.progress("calibrate", quiet) as progress:
-                    card, summary = run(plan, backend, out, progress)
+                with progress("calibrate", quiet) as shown:
+                    card, summary = run(plan, backend, out, shown)
             else:
-                with common.progress("certify", quiet) as progress:
-                    certificate, best = certify_alphas(plan, tried, *risk, backend, out, progress)
+                with progress("certify", quiet) as shown:
+                    certificate, best = certify_alphas(plan, tried, *risk, backend, out, shown)
         except Interrupted as stop:
             errors.print(f"{stop}; the same command goes on", markup=False, highlight=False, soft_wrap=True)
             raise typer.Exit(130) from None

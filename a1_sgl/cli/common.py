@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from a1_sgl.cli import console
@@ -20,8 +18,7 @@ from a1_sgl.launch.runtimes import State
 
 if TYPE_CHECKING:
     from a1_sgl.conformal.card import Card
-    from a1_sgl.evals.runner import Progress as Report
-    from a1_sgl.records import Recorder
+    from a1_sgl.evals.runner import Eval
     from a1_sgl.runtime import DraftTarget, Endpoint
 
 StateDir = Annotated[Path, typer.Option("--state", help="Folder where `a1 launch` notes its runtimes.")]
@@ -67,6 +64,22 @@ GateName = Annotated[str, typer.Option("--gate", help="How alpha is held; see `a
 CardPath = Annotated[
     Path | None,
     typer.Option("--calibration", help="Card from `a1 calibrate`. [default: the gate starts from an empty bank]"),
+]
+
+
+def _recipe(context: typer.Context, name: str | None) -> str | None:
+    """Makes a recipe's options the defaults of the command's; those of the command line go before them."""
+    if name is not None:
+        from a1_sgl.evals.recipes import find_recipe
+
+        known = {parameter.name for parameter in context.command.params}
+        context.default_map = {key: value for key, value in find_recipe(name).options.items() if key in known}
+    return name
+
+
+RecipeName = Annotated[
+    str | None,
+    typer.Option("--recipe", callback=_recipe, is_eager=True, help="Options from a recipe; see `a1 recipes`."),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 
@@ -172,49 +185,13 @@ def card(path: Path | None) -> Card | None:
     return Card.load(path) if path else None
 
 
-@contextmanager
-def progress(title: str, quiet: bool) -> Iterator[Report | None]:
-    """What `evaluate` reports to: a bar on a terminal, else a line now and then."""
-    if quiet:
-        yield None
-        return
-    if not console.is_terminal:
-        yield _Lines(title)
-        return
-    bar = Progress(
-        TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TextColumn("{task.fields[state]}"),
-        TimeElapsedColumn(), console=console,
-    )  # fmt: skip
-    with bar:
-        task = bar.add_task(title, total=None, state="")
+def check_recipe(name: str | None, plan: Eval, backend: DraftTarget | Endpoint) -> None:
+    """Refuses runtimes that serve other models than a recipe is for."""
+    if name is not None:
+        from a1_sgl.evals.recipes import find_recipe
 
-        def show(recorder: Recorder, planned: int) -> None:
-            bar.update(task, total=planned, completed=len(recorder.folder.chains), state=_state(recorder))
-
-        yield show
-
-
-class _Lines:
-    """A plain line at every tenth of the way and at least twice a minute."""
-
-    def __init__(self, title: str) -> None:
-        self.title, self.tenths, self.last = title, -1, time.monotonic()
-
-    def __call__(self, recorder: Recorder, planned: int) -> None:
-        done = len(recorder.folder.chains)
-        tenths = 10 * done // planned
-        if tenths > self.tenths or time.monotonic() - self.last > 30:
-            self.tenths, self.last = tenths, time.monotonic()
-            console.print(f"{self.title}: {done}/{planned} chains {_state(recorder)}", highlight=False)
-
-
-def _state(recorder: Recorder) -> str:
-    chains = recorder.folder.chains
-    if not chains:
-        return ""
-    right = sum(chain.correct for chain in chains) / len(chains)
-    lost = f", {len(recorder.lost)} lost" if recorder.lost else ""
-    return f"accuracy {right:.1%}{lost}"
+        models = plan.protocol(backend)["models"]
+        find_recipe(name).check({runtime: one["model"] for runtime, one in models.items()})
 
 
 def short_names(runs: Sequence[Path]) -> dict[str, Path]:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from a1_sgl.cli import common, console
+from a1_sgl.cli.progress import progress
 
 ALPHA = 0.25
 CALIBRATION_QUESTIONS = 60
@@ -51,9 +52,9 @@ def demo(
     ):
         console.print(f"draft at {draft.url}, target at {target.url}", highlight=False)
         with DraftTarget.connect(draft.url, target.url, timeout=30) as pair:
-            with common.progress("calibrate", False) as progress:
+            with progress("calibrate", False) as shown:
                 collected = plan("a1", None, split="calibration", questions=CALIBRATION_QUESTIONS, alpha=ALPHA)
-                card, _ = calibrate(collected, pair, out / "calibration", progress)
+                card, _ = calibrate(collected, pair, out / "calibration", shown)
             card.save(out / "calibration" / "card.json")
             runs: dict[str, tuple[Eval, Any]] = {
                 "draft": (plan("direct", "draft"), pair.draft),
@@ -63,8 +64,8 @@ def demo(
             summaries = {}
             for name, (what, backend) in runs.items():
                 pair.flush_cache()  # nobody profits from what another computed
-                with common.progress(name, False) as progress:
-                    _, summaries[name] = evaluate(what, backend, out / name, progress)
+                with progress(name, False) as shown:
+                    _, summaries[name] = evaluate(what, backend, out / name, shown)
     console.print()
     common.print_summaries(
         {"draft only": summaries["draft"], "target only": summaries["target"], "A1": summaries["a1"]}

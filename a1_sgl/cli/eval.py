@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from a1_sgl.cli import common, console, errors
+from a1_sgl.cli.progress import progress
 from a1_sgl.conformal.gates import DEFAULT
+
+if TYPE_CHECKING:
+    from a1_sgl.evals.runner import Eval
 
 
 def eval_(
@@ -51,6 +55,11 @@ def eval_(
     target: common.TargetUrl = None,
     state: common.StateDir = common.STATE,
     quiet: common.Quiet = False,
+    recipe: common.RecipeName = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what the run would take.")] = False,
+    like: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="With --dry-run: a run of the same program to go by.")
+    ] = None,
 ) -> None:
     """Run a program over questions and grade every chain."""
     from a1_sgl.cli.launch import terminate_on_sigterm
@@ -70,13 +79,37 @@ def eval_(
         alpha=common.alpha(alpha, calibrated) if gated else None, card=calibrated if gated else None, online=online,
         gate_kind=gate, alarm=alarm, alarm_threshold=alarm_threshold, allow_mismatch=tuple(allow_mismatch or ()),
     )  # fmt: skip
+    if dry_run:
+        _say(plan, like)
+        return
     with common.connect(plan.runtime, draft, target, state, in_flight) as backend, terminate_on_sigterm():
+        common.check_recipe(recipe, plan, backend)
         try:
-            with common.progress(f"{strategy.name} {plan.runtime or ''}".strip(), quiet) as progress:
-                _, summary = evaluate(plan, backend, out, progress)
+            with progress(f"{strategy.name} {plan.runtime or ''}".strip(), quiet) as shown:
+                _, summary = evaluate(plan, backend, out, shown)
         except Interrupted as stop:
             errors.print(f"{stop}; the same command goes on", markup=False, highlight=False, soft_wrap=True)
             raise typer.Exit(130) from None
     common.print_summaries({strategy.name: summary})
     console.print(f"run: {out}", highlight=False, soft_wrap=True)
     common.report_losses(summary)
+
+
+def _say(plan: Eval, like_run: Path | None) -> None:
+    """What the run would take."""
+    from a1_sgl.evals.estimate import like, most
+    from a1_sgl.records import RunFolder
+
+    estimate = most(plan) if like_run is None else like(plan, RunFolder.read(like_run))
+    least = "at most " if estimate.bound else "about "
+    console.print(
+        f"{plan.strategy.name} on {plan.task.name}, split {plan.split}: {estimate.questions} questions x {plan.chains} "
+        f"chains = {estimate.chains:,} chains", highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    console.print(f"requests: {least}{estimate.requests:,}", highlight=False)
+    for name, tokens in estimate.decode.items():
+        console.print(f"{name} decode: {least}{tokens:,} tokens", highlight=False)
+    if estimate.seconds is None:
+        console.print("time: unknown; --like RUN scales what a small run of the same program took", highlight=False)
+    else:
+        console.print(f"time: about {estimate.seconds:,.0f} s", highlight=False)

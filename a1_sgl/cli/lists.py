@@ -52,6 +52,18 @@ def votes() -> None:
     console.print(table)
 
 
+def recipes() -> None:
+    """List recipes: options of `a1 eval` and `a1 calibrate`, as `--recipe NAME`."""
+    from a1_sgl.evals.recipes import RECIPES, find_recipe
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("recipe", no_wrap=True)
+    table.add_column("")
+    for name in RECIPES:
+        table.add_row(name, find_recipe(name).about)
+    console.print(table)
+
+
 def scores() -> None:
     """List scores: what a chunk is judged by, as `--set score=NAME`."""
     from a1_sgl.conformal import SCORES

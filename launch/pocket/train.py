@@ -35,7 +35,7 @@ from a1_sgl.runtime.judge import ANSWER, LEAD, STEP
 
 HERE = Path(__file__).parent
 TASK = find_task("chain")
-DIGIT = 8
+DIGIT = 50
 """Weight in the loss of the digit after a judge prompt; that of any other learnt token is 1."""
 
 
@@ -56,7 +56,7 @@ class Recipe:
     warmup: int = 100
     floor: float = 0.02
     judge: float = 0.0
-    """Share of training sequences that end in a judge prompt and its digit."""
+    """Share of training sequences that end in a judge prompt and its digit; three in four of these ask about a step."""
 
 
 RECIPES = {
@@ -116,7 +116,7 @@ class Stream:
         return ids, weights
 
     def _encode(self, problem: Problem, rng: random.Random) -> tuple[list[int], list[int]]:
-        ask = rng.choice((STEP, ANSWER)) if rng.random() < self.recipe.judge else None
+        ask = rng.choice((STEP, STEP, STEP, ANSWER)) if rng.random() < self.recipe.judge else None
         if ask is None:
             lines = transcript(problem, rng, self.recipe.error_rate)
         else:

@@ -1,0 +1,71 @@
+"""Recipes: options of `a1 eval` and `a1 calibrate` in a file, a few lines each.
+
+A recipe says what a command's options are where the command line does not. Besides these it has `about`, and `models`,
+which the runtimes must serve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from a1_sgl.errors import ConfigError
+
+HERE = Path(__file__).parent / "recipes"
+RECIPES = tuple(sorted(path.stem for path in HERE.glob("*.yaml")))
+"""Names of the recipes that come with the package."""
+KEYS = ("about", "models", "task", "split", "questions", "chains", "program", "runtime", "vote", "rate", "chunking",
+        "alpha", "gate", "temperature", "top_p", "family", "levels", "seed", "set")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a file says: a line about it, models by runtime, and options by their names."""
+
+    name: str
+    about: str
+    models: Mapping[str, str]
+    options: Mapping[str, Any]
+
+    def check(self, served: Mapping[str, str]) -> None:
+        """Refuses runtimes that serve other models.
+
+        Raises:
+            ConfigError: the first that differs, with the command that serves the right one.
+        """
+        for name, model in served.items():
+            wanted = self.models.get(name)
+            if wanted is not None and Path(wanted).name != model:
+                raise ConfigError(
+                    f"recipe {self.name} is for {name} {wanted}, and the {name} runtime serves {model}; start it with "
+                    f"`python -m sglang.launch_server --model-path {wanted}`, or give the options without --recipe"
+                )
+
+
+def find_recipe(name: str) -> Recipe:
+    """The recipe of that name, or in that file.
+
+    Raises:
+        ConfigError: there is none, or it says something that is no option.
+    """
+    path = HERE / f"{name}.yaml" if name in RECIPES else Path(name)
+    if name not in RECIPES and not name.endswith((".yaml", ".yml")):
+        raise ConfigError(f"unknown recipe {name!r}; known: {', '.join(RECIPES)}, or a file of yours, such as my.yaml")
+    try:
+        said = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(said, dict):
+        raise ConfigError(f"{path} is no recipe: it holds no options")
+    if unknown := [key for key in said if key not in KEYS]:
+        raise ConfigError(f"{path}: a recipe has no {unknown[0]!r}; it has {', '.join(KEYS)}")
+    options = {key: value for key, value in said.items() if key not in ("about", "models", "set")}
+    if "set" in said:
+        options["set_"] = [f"{key}={value}" for key, value in said["set"].items()]
+    return Recipe(path.stem, said.get("about", ""), said.get("models", {}), options)
