@@ -29,9 +29,19 @@ def a1(*arguments, cwd=None):
         (["eval", "--out", "x", "--alpha", "1.5"], "strictly between 0 and 1, not 1.5"),
         (["eval", "--out", "x", "--alpha", "0"], "strictly between 0 and 1, not 0"),
         (["eval", "--out", "x", "--alpha", "many"], "--alpha"),
-        (["eval", "--out", "x", "--task", "gsm9k"], "unknown task 'gsm9k'; known: chain"),
+        (["eval", "--out", "x", "--task", "gsm9k"], "unknown task 'gsm9k'; known: aime24"),
         (["eval", "--out", "x", "--program", "beam"], "unknown program 'beam'; known: direct, self_consistency"),
         (["eval", "--out", "x", "--split", "dev"], "no draft"),
+        (["eval", "--out", "x", "--recipe", "magic"], "unknown recipe 'magic'; known: "),
+        (["eval", "--out", "x", "--recipe", "pocket", "--alpha", "2"], "strictly between 0 and 1, not 2"),
+        (["eval", "--out", "x", "--data", "rows"], "task chain generates its questions and takes no --data"),
+        (["eval", "--out", "x", "--task", "math500", "--data", "nowhere", "--dry-run"], "no such file or folder"),
+        (["eval", "--out", "x", "--dry-run", "--like", "nowhere"], "nowhere holds no run"),
+        (["tasks", "validate", "mine.yaml"], "mine.yaml cannot be read"),
+        (["tasks", "show", "chain", "--model", "/nowhere"], "--model /nowhere: no tokenizer there"),
+        (["compare", "nowhere", "elsewhere"], "nowhere holds no run"),
+        (["report", "nowhere"], "nowhere holds no run"),
+        (["grade", "nowhere", "--judge", "http://127.0.0.1:9"], "nowhere holds no run"),
         (["eval", "--out", "x", "--questions", "0"], "questions must be at least 1, not 0"),
         (["eval", "--out", "x", "--levels", "3-10"], "levels are FIRST:LAST, such as 3:10, not '3-10'"),
         (["eval", "--out", "x", "--levels", "1:99"], "lie within 3 to 10, not 1:99"),
@@ -182,6 +192,23 @@ def test_a_run_is_calibrated_certified_and_replayed(runtimes, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run" / "run.json").read_text())["configuration"]["gate"]["alpha"] == card["alpha"]
+    other = a1(
+        "eval", "--out", "target", "--questions", "4", "--chains", "2", "--levels", "3:4", "--program", "direct",
+        "--recipe", "pocket", "--draft", runtimes["draft"].url, "--target", runtimes["target"].url, cwd=tmp_path,
+    )  # fmt: skip
+    assert other.returncode == 0, other.stderr
+    assert "8/8 chains, accuracy" in other.stdout
+    assert "tok/s" in other.stdout
+    compared = a1("compare", "target", "run", cwd=tmp_path)
+    assert compared.returncode == 0, compared.stderr
+    assert "run - target" in compared.stdout
+    assert "times the FLOPs" in " ".join(compared.stdout.split())
+    page = a1("report", "run", "target", "--out", "page/report.html", cwd=tmp_path)
+    assert page.returncode == 0, page.stderr
+    assert "boxed" in (tmp_path / "page" / "report.html").read_text()
+    said = a1("eval", "--out", "x", "--dry-run", "--like", "run", "--chains", "3", "--questions", "8", cwd=tmp_path)
+    assert said.returncode == 0, said.stderr
+    assert "time: about" in said.stdout
     again = a1("replay", "run", "--seeds", "2", "--alpha", "0.5", "--minimum", "1", "--out", "report", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     for word in ("balanced", "authors", "cannot know", "95% intervals", "log wealth"):
