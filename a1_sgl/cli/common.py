@@ -68,11 +68,15 @@ CardPath = Annotated[
 
 
 def _recipe(context: typer.Context, name: str | None) -> str | None:
-    """Makes a recipe's options the defaults of the command's; those of the command line go before them."""
+    """Makes a recipe's options the defaults of the command's; those of the command line go before them.
+
+    Its split is what a test is on, so `a1 calibrate` keeps its own.
+    """
     if name is not None:
         from a1_sgl.evals.recipes import find_recipe
 
         known = {parameter.name for parameter in context.command.params}
+        known -= {"split"} if context.command.name == "calibrate" else set()
         context.default_map = {key: value for key, value in find_recipe(name).options.items() if key in known}
     return name
 
