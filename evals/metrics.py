@@ -102,5 +102,6 @@ def summarise(folder: RunFolder, lost: int, errors: Mapping[str, int]) -> dict[s
         "chains_completed": len(folder.chains),
         "chains_stopped": sum(chain.ending == "stopped" for chain in folder.chains),
         "chains_lost": lost,
+        "not_compared": dict(Counter(chain.note for chain in folder.chains if chain.note)),
         "errors": dict(errors),
     }

@@ -263,7 +263,9 @@ def _plain(share: float | None) -> str:
 
 
 def report_losses(summary: dict[str, Any]) -> None:
-    """Says what chains were lost to, and ends with status 1 if any were."""
+    """Says what answers could not be compared and what chains were lost to, and ends with status 1 if any were lost."""
+    for why, count in summary["not_compared"].items():
+        console.print(f"{count} answers count as wrong: {why}", markup=False, highlight=False)
     if not summary["chains_lost"]:
         return
     from a1_sgl.cli import errors
