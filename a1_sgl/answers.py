@@ -5,17 +5,19 @@ from __future__ import annotations
 import re
 
 _OPEN = re.compile(r"\\(?:f?boxed|fbox)\s*\{")
-_JOINED = re.compile(
-    r"\s*(?:\$|\\[)\]])?\s*(?:,|;|,?\s*(?:and|or)\b|\\(?:text|quad|,)\S*)+\s*(?:and|or)?\s*(?:\$|\\[(\[])?\s*"
-)
-_STATED = re.compile(r"(?:final answer|answer)\s*(?:is|=|:)\s*:?\s*\**\s*(.+?)\s*(?:\.\s|\.?\**\s*$)", re.I | re.M)
-_WRAPPED = re.compile(r"\$\$(.*)\$\$|\$(.*)\$|\\\((.*)\\\)|\\\[(.*)\\\]|\*\*(.*)\*\*", re.S)
+_LONGEST = 2000
+"""Longest box that counts, in characters; what is longer is no answer, and an unclosed box ends here."""
+_JOINED = re.compile(r"\s*(?:\$|\\[)\]])?\s*(?:,|;|,?\s*(?:and|or)\b|\\(?:quad|,))\s*(?:and|or)?\s*(?:\$|\\[(\[])?\s*")
+"""What stands between boxes that are one answer."""
+_SAYS = re.compile(r"[\s*]{0,8}(?:is\b|=|:)[\s*:]{0,12}")
+_WRAPPED = re.compile(r"\$\$(.*)\$\$|\$(.*)\$|\\\((.*)\\\)|\\\[(.*)\\\]|\*\*(.*)\*\*|\*(.*)\*", re.S)
 
 
 def boxes(text: str) -> list[str]:
     r"""Contents of every complete ``\boxed{...}`` in order.
 
-    Braces inside may nest, escaped ones (``\{``) do not count, and an unclosed box is none.
+    Braces inside may nest, escaped ones (``\{``) do not count; an unclosed box is none, and neither is an empty one,
+    which is how models repeat their instruction.
     """
     return [content for content, _, _ in _boxes(text)]
 
@@ -30,7 +32,7 @@ def final_answer(text: str) -> str | None:
         return None
     together, start = [found[-1][0]], found[-1][1]
     for content, begin, end in reversed(found[:-1]):
-        if not _JOINED.fullmatch(text[end:start]):
+        if start - end > 40 or not _JOINED.fullmatch(text[end:start]):
             break
         if content not in together:
             together.insert(0, content)
@@ -43,7 +45,7 @@ def _boxes(text: str) -> list[tuple[str, int, int]]:
     found, at = [], 0
     while start := _OPEN.search(text, at):
         depth, end = 1, start.end()
-        while end < len(text) and depth:
+        while end < min(len(text), start.end() + _LONGEST) and depth:
             if text[end] == "\\":
                 end += 1
             else:
@@ -51,7 +53,8 @@ def _boxes(text: str) -> list[tuple[str, int, int]]:
             end += 1
         at = start.end()
         if not depth:
-            found.append((text[at : end - 1].strip(), start.start(), end))
+            if content := text[at : end - 1].strip():
+                found.append((content, start.start(), end))
             at = end
     return found
 
@@ -60,13 +63,17 @@ def stated_answer(text: str) -> str | None:
     """For a text that has come to its end: the last box, else what it last says the answer is, outside its thinking."""
     if (boxed := final_answer(text)) is not None:
         return boxed
-    said = _STATED.findall(text.rpartition("</think>")[2])
-    return bare(said[-1]) or None if said else None
+    for line in reversed(text.rpartition("</think>")[2].splitlines()):
+        _, found, rest = line.rpartition("answer") if "answer" in line else line.rpartition("Answer")
+        if found and (says := _SAYS.match(rest)):
+            return bare(rest[says.end() :].partition(". ")[0]) or None
+    return None
 
 
 def bare(answer: str) -> str:
     """An answer without the delimiters of mathematics around it, white space at its ends and a full stop."""
     text = answer.strip().removesuffix(".").strip()
+    text = text.strip("*").removesuffix(".").strip() if "**" in text else text
     while match := _WRAPPED.fullmatch(text):
         inner = next(group for group in match.groups() if group is not None)
         if "$" in inner:  # two formulas, not one in delimiters

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -29,7 +30,8 @@ class Difference:
 
     Attributes:
         mean: of the accuracy of a question's chains, averaged over questions: the second run's less the first's.
-        low, high: 95% interval by a paired bootstrap over questions (percentiles).
+        low, high: 95% interval by a paired bootstrap over questions (percentiles); where all differ by the same, by the
+            exact bound on the share of questions that may not.
         gained, lost: questions that only the second, or only the first, answers right by its vote.
         p_value: McNemar's exact test on these.
         questions: how many there are.
@@ -62,6 +64,8 @@ def check(folders: Sequence[RunFolder], allow: Sequence[str] = ()) -> None:
     """
     if len(folders) < 2:
         raise ConfigError("a comparison takes two runs or more")
+    if unknown := [name for name in allow if name.partition(".")[0] not in (*SAME, "models", "unfinished")]:
+        raise ConfigError(f"--allow takes {', '.join((*SAME, 'models', 'unfinished'))}, not {unknown[0]!r}")
     first = folders[0]
     for folder in folders:
         configuration = folder.run["configuration"]
@@ -73,10 +77,10 @@ def check(folders: Sequence[RunFolder], allow: Sequence[str] = ()) -> None:
             )
     for folder in folders[1:]:
         one, other = first.run["configuration"], folder.run["configuration"]
-        apart = [line for key in SAME if key not in allow for line in differences(one.get(key), other.get(key), key)]
-        if "models" not in allow:
-            for name in one["models"].keys() & other["models"].keys():
-                apart += differences(one["models"][name], other["models"][name], f"models.{name}")
+        apart = [line for key in SAME for line in differences(one.get(key), other.get(key), key)]
+        for name in sorted(one["models"].keys() & other["models"].keys()):
+            apart += differences(one["models"][name], other["models"][name], f"models.{name}")
+        apart = [line for line in apart if not any(re.match(rf"{re.escape(field)}[.:]", line) for field in allow)]
         if apart:
             told = "\n  ".join(line.replace(" before,", " there,").replace(" now", " here") for line in apart)
             raise ConfigError(
@@ -99,9 +103,12 @@ def difference(first: RunFolder, second: RunFolder, seed: int = 0) -> Difference
     pairs = [(_vote(first, one[name]), _vote(second, other[name])) for name in names]
     gained, lost = sum(b and not a for a, b in pairs), sum(a and not b for a, b in pairs)
     draws = np.random.default_rng(seed).choice(np.array(means), (RESAMPLES, len(means))).mean(axis=1)
-    low, high = np.quantile(draws, (0.025, 0.975))
+    low, high = (float(one) for one in np.quantile(draws, (0.025, 0.975)))
+    if len(set(means)) == 1:  # resampling knows of no other; so many questions may still differ, each by all of it
+        slack = (1 - 0.025 ** (1 / len(means))) * (1 + abs(means[0]))
+        low, high = max(-1.0, means[0] - slack), min(1.0, means[0] + slack)
     p_value = float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
-    return Difference(statistics.fmean(means), float(low), float(high), gained, lost, p_value, len(names))
+    return Difference(statistics.fmean(means), low, high, gained, lost, p_value, len(names))
 
 
 def compare(folders: Mapping[str, RunFolder], allow: Sequence[str] = ()) -> list[dict[str, Any]]:

@@ -48,6 +48,8 @@ def judge(
         raise ConfigError(f"{folder.path} holds no questions.jsonl, so a judge cannot be told what was asked")
     path = verdicts_file(folder, model)
     known = read(path)
+    if path.exists() and not (text := path.read_text()).endswith("\n"):  # a crash has torn the last line
+        path.write_text(text[: text.rfind("\n") + 1])
     asked = {(c.question, c.answer) for c in folder.chains if c.answer is not None and c.gold is not None}
     todo = sorted(asked - known.keys())
     headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -110,7 +112,12 @@ def _ask(client: httpx.Client, model: str, text: str) -> tuple[Verdict, str]:
     body = {"model": model, "messages": [{"role": "user", "content": text}], "temperature": 0, "max_tokens": 512}
     response = client.post("/chat/completions", json=body)
     response.raise_for_status()
-    said = str(response.json()["choices"][0]["message"]["content"] or "")
+    try:
+        said = str(response.json()["choices"][0]["message"]["content"] or "")
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise RuntimeFault(f"judge at {client.base_url}: no chat completion but {response.text[:200]!r}") from error
+    if "<think>" in said and "</think>" not in said:  # it was cut off before it had decided
+        return "unclear", said
     words = [word.strip(".,!*: ").upper() for word in said.rpartition("</think>")[2].split()]
     found = [word for word in words if word in ("YES", "NO")]
     if len(set(found)) != 1:

@@ -9,6 +9,7 @@ from typing import Any
 
 from a1_sgl.conformal import Audit, Decided
 from a1_sgl.conformal.audit import summary as rate
+from a1_sgl.errors import ConfigError
 from a1_sgl.evals.accounting import call_times, flops, latency, perplexity, throughput
 from a1_sgl.evals.estimators import Interval, clustered, maj_at, pass_at, sizes
 from a1_sgl.records import ChainRecord, RunFolder
@@ -40,7 +41,10 @@ def at_k(by_question: Sequence[Sequence[ChainRecord]], chains: int) -> dict[str,
 
 def voted(vote: str, chains: Sequence[ChainRecord]) -> bool:
     """Whether the answer that the program's own vote makes of its chains' is right."""
-    answer = decide(vote, chains)
+    try:
+        answer = decide(vote, chains)
+    except ValueError as error:
+        raise ConfigError(f"{error}; import the file that registers it, and read the run from there") from error
     return any(chain.correct for chain in chains if chain.answer == answer)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -24,12 +23,13 @@ KEYS = ("about", "models", "task", "split", "questions", "chains", "program", "r
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a file says: a line about it, models by runtime, and options by their names."""
+    """What a file says, as text: a line about it, models by runtime, options, and the program's parameters."""
 
     name: str
     about: str
     models: Mapping[str, str]
-    options: Mapping[str, Any]
+    options: Mapping[str, str]
+    parameters: Mapping[str, str]
 
     def check(self, served: Mapping[str, str]) -> None:
         """Refuses runtimes that serve other models.
@@ -56,7 +56,7 @@ def find_recipe(name: str) -> Recipe:
     if name not in RECIPES and not name.endswith((".yaml", ".yml")):
         raise ConfigError(f"unknown recipe {name!r}; known: {', '.join(RECIPES)}, or a file of yours, such as my.yaml")
     try:
-        said = yaml.safe_load(path.read_text())
+        said = yaml.load(path.read_text(), yaml.BaseLoader)  # text, as on a command line
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
     except yaml.YAMLError as error:
@@ -65,7 +65,9 @@ def find_recipe(name: str) -> Recipe:
         raise ConfigError(f"{path} is no recipe: it holds no options")
     if unknown := [key for key in said if key not in KEYS]:
         raise ConfigError(f"{path}: a recipe has no {unknown[0]!r}; it has {', '.join(KEYS)}")
-    options = {key: value for key, value in said.items() if key not in ("about", "models", "set")}
-    if "set" in said:
-        options["set_"] = [f"{key}={value}" for key, value in said["set"].items()]
-    return Recipe(path.stem, said.get("about", ""), said.get("models", {}), options)
+    maps = {key: said.pop(key, {}) for key in ("models", "set")}
+    if wrong := [key for key, value in maps.items() if not isinstance(value, dict)]:
+        raise ConfigError(f"{path}: {wrong[0]} is a mapping, such as {{turns: 15}}")
+    if wrong := [key for key, value in said.items() if not isinstance(value, str)]:
+        raise ConfigError(f"{path}: {wrong[0]} takes one value")
+    return Recipe(path.stem, said.pop("about", ""), maps["models"], said, maps["set"])

@@ -65,7 +65,7 @@ def calibrate(
     plan = Eval(
         task=found, split=split, program=program, runtime=common.runtime(runtime, program),
         chunking=chunking, questions=questions, chains=chains, seed=seed,
-        levels=levels, family=family, parameters=common.parameters(set_), gate_kind=gate,
+        levels=levels, family=family, parameters=common.parameters(set_, recipe), gate_kind=gate,
         sampling=common.sampling(temperature, top_p, found.temperature), alpha=alpha,
     )  # fmt: skip
     risk = _risk(certify) if certify else None

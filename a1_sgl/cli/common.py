@@ -135,10 +135,14 @@ def runtime(name: str | None, program: str) -> str | None:
     return None if name == "both" else name
 
 
-def parameters(pairs: list[str] | None) -> dict[str, Any]:
-    """Parses ``NAME=VALUE``; a value that is JSON is taken as such, anything else as text."""
+def parameters(pairs: list[str] | None, recipe: str | None = None) -> dict[str, Any]:
+    """A recipe's parameters, then ``NAME=VALUE``; a value that is JSON is taken as such, anything else as text."""
+    from a1_sgl.evals.recipes import find_recipe
+
+    given = find_recipe(recipe).parameters if recipe is not None else {}
     found: dict[str, Any] = {}
-    for one in pairs or []:
+    pairs = [*(f"{name}={value}" for name, value in given.items()), *(pairs or [])]
+    for one in pairs:
         name, equals, value = one.partition("=")
         if not equals or not name:
             raise ConfigError(f"--set takes NAME=VALUE, not {one!r}")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from a1_sgl.cli import common, console
@@ -37,8 +38,8 @@ def compare(
     for row in rows:
         d = row["difference"]
         table.add_row(
-            f"{row['second']} - {row['first']}", f"{100 * d.mean:+.1f}", f"[{100 * d.low:+.1f}, {100 * d.high:+.1f}]",
-            str(d.gained), str(d.lost), f"{d.p_value:.2g}",
+            escape(f"{row['second']} - {row['first']}"), f"{100 * d.mean:+.1f}",
+            f"[{100 * d.low:+.1f}, {100 * d.high:+.1f}]", str(d.gained), str(d.lost), f"{d.p_value:.2g}",
         )  # fmt: skip
     console.print(table)
     questions = rows[0]["difference"].questions

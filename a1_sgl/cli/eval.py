@@ -75,7 +75,7 @@ def eval_(
         task=found, split=split, program=program, runtime=common.runtime(runtime, program),
         vote=vote, rate=rate, chunking=chunking,
         questions=questions, chains=chains, seed=seed, levels=levels, family=family,
-        parameters=common.parameters(set_), sampling=common.sampling(temperature, top_p, found.temperature),
+        parameters=common.parameters(set_, recipe), sampling=common.sampling(temperature, top_p, found.temperature),
         alpha=common.alpha(alpha, calibrated) if gated else None, card=calibrated if gated else None, online=online,
         gate_kind=gate, alarm=alarm, alarm_threshold=alarm_threshold, allow_mismatch=tuple(allow_mismatch or ()),
     )  # fmt: skip
@@ -101,7 +101,7 @@ def _say(plan: Eval, like_run: Path | None) -> None:
     from a1_sgl.records import RunFolder
 
     estimate = most(plan) if like_run is None else like(plan, RunFolder.read(like_run))
-    least = "at most " if estimate.bound else "about "
+    least = "up to " if estimate.bound else "about "
     console.print(
         f"{plan.strategy.name} on {plan.task.name}, split {plan.split}: {estimate.questions} questions x {plan.chains} "
         f"chains = {estimate.chains:,} chains", highlight=False, soft_wrap=True,
@@ -110,6 +110,7 @@ def _say(plan: Eval, like_run: Path | None) -> None:
     for name, tokens in estimate.decode.items():
         console.print(f"{name} decode: {least}{tokens:,} tokens", highlight=False)
     if estimate.seconds is None:
-        console.print("time: unknown; --like RUN scales what a small run of the same program took", highlight=False)
+        console.print("not counted: redraws, forks, ratings, prompts; time: unknown", highlight=False)
+        console.print("--like RUN scales what a small run of the same program took", highlight=False)
     else:
         console.print(f"time: about {estimate.seconds:,.0f} s", highlight=False)

@@ -37,4 +37,4 @@ def grade(
     same = counts[True, "right"] + counts[False, "wrong"]
     if counts.total():
         console.print(f"they agree on {same} of {counts.total()} chains ({same / counts.total():.1%})", highlight=False)
-    console.print(f"verdicts: {verdicts_file(folder, model)}", highlight=False, soft_wrap=True)
+    console.print(f"verdicts: {verdicts_file(folder, model)}", highlight=False, markup=False, soft_wrap=True)

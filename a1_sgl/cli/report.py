@@ -23,4 +23,4 @@ def report(
 
     folders = {name: RunFolder.read(path) for name, path in common.short_names(runs).items()}
     for path in write(out, folders, title):
-        console.print(str(path), highlight=False, soft_wrap=True)
+        console.print(str(path), highlight=False, markup=False, soft_wrap=True)

@@ -58,7 +58,7 @@ def show(
     render = _template(model) if model else None
     for one in (family,) if family else task.families:
         known = families().get(one)
-        console.print(f"{one}: {known.about}" if known else task.about, style="bold", highlight=False)
+        console.print(f"{one}: {known.about}" if known else task.about, style="bold", highlight=False, markup=False)
         for question in task.questions(split or task.splits[-1], questions, seed, family=one):
             _print(question, render)
 
@@ -73,14 +73,16 @@ def validate(name: Name, data: common.Data = None) -> None:
     for split in task.splits:
         questions = task.questions(split)
         for question in questions:
-            if question.answer and not (grade := task.grade(question.answer, question)).correct:
-                bad.append(f"{question.id}: {question.answer!r} does not equal itself: {grade.note or 'not parsed'}")
+            grade = task.grade(question.answer, question)
+            if question.answer is not None and (not grade.correct or grade.note):
+                bad.append(f"{question.id}: {question.answer!r} {grade.note or 'does not equal itself'}")
         console.print(f"{split}: {len(questions)} questions", highlight=False)
     for question in task.questions(task.splits[-1])[:2]:
         _print(question, None)
     if bad:
         raise ConfigError(f"task {task.name}: {len(bad)} gold answers cannot be graded\n  " + "\n  ".join(bad[:20]))
-    console.print(f"{task.name}: the declaration is valid, and every gold answer grades as right", highlight=False)
+    what = "every gold answer equals itself" if question.answer is not None else "there are no gold answers"
+    console.print(f"{task.name}: the declaration is valid, and {what}", highlight=False)
 
 
 def _print(question: Question, render: Callable[[Question], str] | None) -> None:

@@ -237,6 +237,8 @@ class Chain:
     def rate(self, ask: str = judge.STEP) -> judge.Rating:
         """The verifier answers a judge prompt about the text so far, from 0 to 9; the chain is left as it is.
 
+        A chain that leaves no room for the prompt in the context is rated by its end: its oldest tokens are left out.
+
         Raises:
             ConfigError: the tokenizer does not write every digit as one token.
         """
@@ -247,6 +249,10 @@ class Chain:
         if any(list(one[:-1]) != lead for one in digits):
             raise ConfigError(f"{endpoint}: its tokenizer does not write a digit as one token, which a rating needs")
         prefix = self._transcript().ids(endpoint)
+        most = endpoint.context - 1 - len(lead) - self._options.image_tokens.get(endpoint.key, 0)
+        if (over := len(prefix) - most) > 0:
+            asked = len(self._prompt.ids(endpoint))
+            prefix = [*prefix[:asked], *prefix[asked + over :]]
         return judge.Rating.of(*endpoint.next_token([*prefix, *lead], [one[-1] for one in digits], self._options))
 
     def judge(self, chunk: Chunk, gate: Decider, *, score: Score = MEAN_LOSS, replace: bool = False) -> bool:

@@ -61,7 +61,8 @@ class Fields(_Declared):
 
     question: tuple[str, ...] = ("problem", "question")
     """Names that the question's column may have; the first that there is."""
-    answer: str = "answer"
+    answer: str | None = "answer"
+    """None where there is nothing to grade by."""
     id: str | None = None
     level: str | None = None
     wrong: tuple[str, ...] = ()
@@ -105,6 +106,8 @@ class Declaration(_Declared):
             raise ValueError(f"unknown grader {self.grader!r}; known: {', '.join(grading.GRADERS)}")
         if self.chunking not in CHUNKINGS:
             raise ValueError(f"unknown chunking {self.chunking!r}; known: {', '.join(CHUNKINGS)}")
+        if (self.fields.level is None) != (self.levels is None) and self.source.hub:
+            raise ValueError("field `level` and `levels` go together")
         if bool(self.fields.wrong) != (self.grader == "choice"):
             raise ValueError("grader `choice` and fields `wrong` go together")
         for name, (low, high) in self.splits.items():
@@ -210,8 +213,8 @@ def _rows(name: str, declared: Declaration, data: Path | None) -> Any:
         if not found:
             raise ConfigError(f"task {name}: {data or source.hub} holds no rows")
         wanted = {next((one for one in fields.question if one in found[0]), fields.question[0])}
-        wanted |= {fields.answer, *fields.wrong, *fields.keep}
-        wanted |= {one for one in (fields.id, fields.level, fields.tolerance) if one}
+        wanted |= {*fields.wrong, *fields.keep}
+        wanted |= {one for one in (fields.answer, fields.id, fields.level, fields.tolerance) if one}
         if missing := sorted(wanted - set(found[0])):
             raise ConfigError(
                 f"task {name}: rows of {data or source.hub} have no {', '.join(missing)}; they have "
@@ -226,10 +229,11 @@ def _rows(name: str, declared: Declaration, data: Path | None) -> Any:
             text = str(row[_column(fields, row)])
             if not low <= int(_hash(text)[:8], 16) / 2**32 < high:
                 continue
-            if fields.level and levels and not levels[0] <= int(row[fields.level]) <= levels[1]:
-                continue
             question = _question(name, declared, row, seed, families()[family])
-            chosen.setdefault(question.id, question)
+            if declared.levels and levels and not levels[0] <= question.meta[declared.levels.name] <= levels[1]:
+                continue
+            if chosen.setdefault(question.id, question) != question:
+                raise ConfigError(f"task {name}: two different questions have the id {question.id}")
         questions = list(chosen.values())
         if count is not None and count > len(questions):
             raise ConfigError(f"task {name} has {len(questions)} such questions in split {split}, not {count}")
@@ -248,10 +252,13 @@ def _question(name: str, declared: Declaration, row: Mapping[str, Any], seed: in
     meta: dict[str, Any] = {key: row[key] for key in fields.keep}
     if fields.level:
         assert declared.levels is not None
-        meta[declared.levels.name] = int(row[fields.level])
+        meta[declared.levels.name] = int(_number(name, identity, fields.level, row[fields.level]))
     if fields.tolerance and row[fields.tolerance] not in (None, ""):
-        meta["tolerance"] = max(float(one) for one in re.split(r"[,;\s]+", str(row[fields.tolerance]).strip()))
-    answer: Any = row[fields.answer]
+        several = re.split(r"[,;\s]+", str(row[fields.tolerance]).strip())
+        meta["tolerance"] = max(_number(name, identity, fields.tolerance, one) for one in several)
+    answer: Any = row[fields.answer] if fields.answer else None
+    if answer is None:
+        return Question(id=identity, messages=prompt(declared, text, family), task=name, meta=meta)
     answer = ", ".join(map(str, answer)) if isinstance(answer, list) else str(answer)
     if declared.answer_after:
         _, found, answer = answer.rpartition(declared.answer_after)
@@ -268,6 +275,13 @@ def _question(name: str, declared: Declaration, row: Mapping[str, Any], seed: in
         meta |= {"options": order, "seed": seed}
         answer = letters[order.index(0)]
     return Question(id=identity, messages=prompt(declared, text, family), answer=answer, task=name, meta=meta)
+
+
+def _number(name: str, identity: str, column: str, value: Any) -> float:
+    try:
+        return float(re.sub(r"^[A-Za-z ]+", "", str(value)))  # MATH has "Level 3"
+    except ValueError as error:
+        raise ConfigError(f"task {name}: {column} of question {identity} is no number: {value!r}") from error
 
 
 def _column(fields: Fields, row: Mapping[str, Any]) -> str:

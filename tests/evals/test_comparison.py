@@ -26,9 +26,9 @@ def test_differences_are_paired_by_question(tmp_path):
 def test_a_comparison_in_words(tmp_path):
     bad, good = run(tmp_path / "a", [BAD] * 30), run(tmp_path / "b", [GOOD] * 30)
     assert sentence(compare({"bad": bad, "good": good})[0]).startswith(
-        "good is 100.0 points more accurate than bad [+100.0, +100.0]; by its vote it gains 30 and loses 0 of 30"
+        "good is 100.0 points more accurate than bad [+76.9, +100.0]; by its vote it gains 30 and loses 0 of 30"
     )
-    assert sentence(compare({"x": bad, "y": bad})[0]).startswith("y and x cannot be told apart: +0.0 points")
+    assert sentence(compare({"x": bad, "y": bad})[0]).startswith("y and x cannot be told apart: +0.0 points [-11.6")
     assert "1.00 times the target decode tokens" in sentence(compare({"x": bad, "y": good})[0])
 
 
@@ -46,10 +46,30 @@ def test_runs_that_are_not_comparable_are_refused(tmp_path, changes, message):
     with pytest.raises(ConfigError, match=message):
         check(folders)
     check(folders, allow=tuple(changes))
+    with pytest.raises(ConfigError, match="--allow takes task, split"):
+        check(folders, allow=("mood",))
 
 
 def test_another_program_is_what_a_comparison_is_for(tmp_path):
     check([run(tmp_path / "a", [GOOD]), run(tmp_path / "b", [GOOD], program="direct", gate=None, vote="best")])
+
+
+def test_a_field_is_allowed_by_the_name_that_was_printed(tmp_path):
+    folders = [run(tmp_path / "a", [GOOD]), run(tmp_path / "b", [GOOD], sampling={"temperature": 1.0})]
+    check(folders, allow=("sampling.temperature",))
+    with pytest.raises(ConfigError, match="temperature"):
+        check(folders, allow=("sampling.top_p",))
+
+
+def test_one_question_tells_nothing_apart(tmp_path):
+    found = difference(run(tmp_path / "a", [BAD]), run(tmp_path / "b", [GOOD]))
+    assert (found.low, found.high) == (pytest.approx(-0.95), 1.0)
+
+
+def test_a_vote_that_is_not_registered_is_named(tmp_path):
+    strange = run(tmp_path / "a", [GOOD], vote="longest")
+    with pytest.raises(ConfigError, match="unknown vote 'longest'.*import the file"):
+        compare({"a": strange, "b": run(tmp_path / "b", [GOOD])})
 
 
 def test_unfinished_runs_are_refused_unless_allowed(tmp_path):

@@ -40,6 +40,13 @@ def graded(grader, answer, gold, **meta):
         ("4π", "4\\pi", True),
         ("1 and -2", "-2,1", True),
         ("5", "x=5", True),
+        ("2 \\pi", "2", False),
+        ("2x", "2", False),
+        ("3i", "3", False),
+        ("12 million", "12", False),
+        ("12 \\text{ million}", "12", False),
+        ("5 less than x", "5", False),
+        ("6 Trinkets", "6", True),
     ],
 )
 def test_mathematics(answer, gold, right):
@@ -66,8 +73,12 @@ def test_numbers(answer, gold, right):
 
 @pytest.mark.parametrize(
     ("answer", "right"),
-    [("B", True), ("(b)", True), ("B. 12 m", True), ("\\text{B}", True), ("Option B", True), ("\\textbf{(B)}", True),
-     ("A", False), ("Both", False), ("BC", False), ("", False), ("12 m", False)],
+    [
+        ("B", True), ("(b)", True), ("B. 12 m", True), ("\\text{B}", True), ("Option B", True), ("\\textbf{(B)}", True),
+        ("The answer is B", True), ("\\boldsymbol{B}", True), ("B - 12 m", True), ("B, a metre", True),
+        ("B, C", False), ("(B) and (C)", False), ("B) or A)", False), ("A", False), ("Both", False), ("BC", False),
+        ("", False), ("12 m", False),
+    ],
 )  # fmt: skip
 def test_choices(answer, right):
     assert graded("choice", answer, "B").correct is right
@@ -83,6 +94,14 @@ def test_equal_answers_have_one_key():
     assert len(keys) == 1
     assert graded("number", "27.0", "1").key == graded("number", "27", "1").key
     assert graded("choice", "(b)", "A").key == "B"
+    for same in (("1200", "1200 dollars", "x=1200", "1,200.0"), ("1024", "2^{10}"), ("\\sqrt{8}", "2\\sqrt{2}")):
+        assert len({graded("number", text, "7").key for text in same}) == 1, same
+    assert len({graded("math", text, "7").key for text in ("(x+1)^2", "x^2+2x+1")}) == 1
+
+
+def test_text_that_is_no_mathematics_is_told():
+    grade = graded("math", "", "")
+    assert (grade.correct, grade.note) == (True, "not read as mathematics")
 
 
 def test_a_pathological_answer_costs_its_time_limit_and_nothing_else(monkeypatch):
@@ -146,6 +165,10 @@ def test_boxes_that_stand_together_are_one_answer(text, answer):
         ("<think>the answer is 3.</think> I do not know.", None),
         ("The answer is 3.5 m. The answer is \\boxed{7}.", "7"),
         ("no idea", None),
+        ("The final answer is **7**.", "7"),
+        ("put it within \\boxed{}.</think> The answer is 7.", "7"),
+        ("The answer isn't known", None),
+        ("\\boxed{" + "7" * 3000 + "}", None),
     ],
 )
 def test_an_answer_may_be_stated_without_a_box(text, answer):
@@ -158,3 +181,17 @@ def test_an_answer_may_be_stated_without_a_box(text, answer):
 )
 def test_bare(text, inner):
     assert bare(text) == inner
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\\boxed{3}" + "\\quad" * 500 + " x \\boxed{5}", "the answer is" + "\n" * 20_000, "\\boxed{" * 3000,
+        "the answer is" + " " * 20_000 + "x", "answer " * 20_000, "$" * 20_000,
+    ],
+)  # fmt: skip
+def test_loops_of_a_model_do_not_hold_up_a_run(text):
+    """Quadratic or exponential searching would take minutes here."""
+    final_answer(text)
+    stated_answer(text)
+    bare(text)

@@ -68,6 +68,19 @@ def test_an_endpoint_that_refuses_loses_no_verdict(endpoint, tmp_path):
     assert len(judge(folder, endpoint.url, "m", at_once=1)) == 2
 
 
+def test_a_torn_line_is_asked_for_again_and_nonsense_is_named(endpoint, tmp_path):
+    folder = run(tmp_path / "run", [["1", "2"]])
+    endpoint.replies = {"1": "YES", "2": "<think> NO, wait"}
+    judge(folder, endpoint.url, "m", at_once=1)
+    path = verdicts_file(folder, "m")
+    path.write_text(path.read_text()[:-20])
+    assert judge(folder, endpoint.url, "m") == {("q0", "1"): "right", ("q0", "2"): "unclear"}
+    assert judge(folder, endpoint.url, "m") == {("q0", "1"): "right", ("q0", "2"): "unclear"}
+    endpoint.failures = [200]
+    with pytest.raises(RuntimeFault, match="no chat completion but"):
+        judge(folder, endpoint.url, "other", at_once=1)
+
+
 def test_a_real_runtime_is_an_endpoint(runtimes, tmp_path):
     folder = run(tmp_path / "run", [["1"]], ask="Start with 1. Add 2. What is the result?")
     verdicts = judge(folder, runtimes["draft"].url + "/v1", "default")

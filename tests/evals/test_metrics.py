@@ -187,4 +187,4 @@ def test_boxes(text, found):
 def test_every_prefix_of_a_box_is_unanswered():
     whole = "so \\boxed{a{b}c}"
     assert all(boxes(whole[:n]) == [] for n in range(len(whole)))
-    assert [boxes(p) for p in itertools.islice(("\\boxed{}",), 1)] == [[""]]
+    assert boxes("put it within \\boxed{}") == []  # a model repeats its instruction

@@ -1,6 +1,6 @@
 import pytest
-import yaml
 
+from a1_sgl.cli.common import parameters
 from a1_sgl.errors import ConfigError
 from a1_sgl.evals.estimate import like, most
 from a1_sgl.evals.recipes import HERE, RECIPES, find_recipe
@@ -17,11 +17,9 @@ def test_every_recipe_is_a_plan(name, recorded):
     generated = said["task"] == "chain"
     plan = Eval(
         task=find_task(said["task"], None if generated else recorded / "benchmarks"),
-        split=said.get("split", "test"), program=said["program"], runtime=None, chains=said["chains"],
-        questions=said.get("questions"), alpha=said["alpha"], sampling={"temperature": said.get("temperature", 0.6)},
-        parameters={
-            key: yaml.safe_load(value) for key, _, value in (one.partition("=") for one in said.get("set_", []))
-        },
+        split=said.get("split", "test"), program=said["program"], runtime=None, chains=int(said["chains"]),
+        questions=int(said["questions"]) if generated else None, alpha=float(said["alpha"]),
+        sampling={"temperature": float(said.get("temperature", 0.6))}, parameters=parameters(None, name),
     )  # fmt: skip
     assert recipe.about
     assert set(recipe.models) == {"draft", "target"}
@@ -42,12 +40,25 @@ def test_other_models_are_refused():
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("[", "is no YAML"), ("- 1", "holds no options"), ("tsak: chain", "a recipe has no 'tsak'; it has about")],
+    [
+        ("[", "is no YAML"),
+        ("- 1", "holds no options"),
+        ("tsak: chain", "a recipe has no 'tsak'; it has about"),
+        ("set: [turns=3]", "set is a mapping"),
+        ("task: [chain]", "task takes one value"),
+    ],
 )
 def test_a_bad_recipe_is_refused(text, message, tmp_path):
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(ConfigError, match=message):
         find_recipe(str(tmp_path / "mine.yaml"))
+
+
+def test_the_command_line_goes_before_a_recipe_value_by_value(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("levels: 3:5\nset: {turns: 3, take_over: continue, deep: true}")
+    assert find_recipe(str(path)).options == {"levels": "3:5"}
+    assert parameters(["turns=4"], str(path)) == {"turns": 4, "take_over": "continue", "deep": True}
 
 
 def test_unknown_recipes():

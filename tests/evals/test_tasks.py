@@ -144,9 +144,24 @@ def test_a_task_of_ones_own(tmp_path):
     assert {question.answer for question in asked} == {str(i + 1) for i in range(50)}
 
 
+def test_rows_that_cannot_be_used_are_named(tmp_path):
+    rows = [{"problem": "a", "answer": None, "unique_id": "1", "level": "Level 3", "subject": "x"}]
+    path = tmp_path / "math500.json"
+    path.write_text(json.dumps(rows))
+    question = find_task("math500", path).questions("all")[0]
+    assert (question.answer, question.meta["level"]) == (None, 3)
+    path.write_text(json.dumps([rows[0], rows[0] | {"problem": "b"}]))
+    with pytest.raises(ConfigError, match="two different questions have the id 1"):
+        find_task("math500", path).questions("all")
+    path.write_text(json.dumps([rows[0] | {"level": "hard"}]))
+    with pytest.raises(ConfigError, match="level of question 1 is no number: 'hard'"):
+        find_task("math500", path).questions("all")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("about: x\nsource: {hub: a/b}\nsplits: {}\nfields: {level: l}", "field `level` and `levels` go together"),
         ("about: [", "is no YAML"),
         ("about: x", "source: Field required"),
         ("about: x\nsource: {}\nsplits: {}", "a source is either"),

@@ -289,3 +289,24 @@ def test_a_collected_executor_asks_no_thread_for_its_lock():
     from sglang.lang.interpreter import StreamExecutor
 
     assert not hasattr(StreamExecutor, "__del__")
+
+
+def test_a_chain_that_leaves_no_room_for_the_judge_is_rated_by_its_end(pair, questions):
+    import sglang as sgl
+
+    ratings = []
+
+    @sgl.function
+    def long(s, question, listener):
+        def body(chain):
+            chain.draft(4)
+            ratings.append(chain.rate())
+            chain.append("5 + 5 = 10\n\n" * 40)
+            ratings.append(chain.rate())
+
+        return run_chains(s, question, 1, body, listener)
+
+    result, _ = run(long, questions[3], pair)
+    short, cut = (rating.call.prompt_tokens for rating in ratings)
+    assert short < cut == pair.target.context - 1
+    assert not result.lost
