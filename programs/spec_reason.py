@@ -28,6 +28,7 @@ def spec_reason(
     target_tokens: int = 500,
     threshold: float = 7.0,
     first_by_target: int = 0,
+    cue: str = "",
 ) -> Result:
     """The draft writes a step, the target rates it; a step below `threshold` is dropped and written by the target.
 
@@ -38,6 +39,8 @@ def spec_reason(
         target_tokens: longest step of the target, in tokens.
         threshold: the lowest rating that passes, 0 to 9 (the paper's is 7 for most models).
         first_by_target: how many steps the target writes before the draft may (the paper's knob for planning).
+        cue: word with which the target begins a correction, such as ``Wait``; the rating is then 9 times the chance
+            that it would not begin with it, and no judge prompt is sent. For a target that was not taught to judge.
 
     The rating is the mean of the digits, weighted by their probabilities. Each costs a prefill of the judge prompt,
     some dozens of tokens, and no decode. Use it to compare with: a target that judges well in words is needed.
@@ -49,7 +52,7 @@ def spec_reason(
                 chain.target(target_tokens)
             else:
                 chunk = chain.draft(draft_tokens)
-                rating = chain.rate(STEP)
+                rating = chain.rate(STEP, cue=cue)
                 scored = Scored(9 - rating.mean, len(chunk.ids), (rating.call,))
                 if gate is not None:
                     rejected = chain.ask(chunk, scored, gate, replace=True).take_over

@@ -25,6 +25,7 @@ def tree_of_thought(
     proposals: int = 4,
     turns: int = 40,
     draft_tokens: int = 500,
+    cue: str = "",
 ) -> Result:
     """Each of ``samples / proposals`` states is continued by `proposals` thoughts; the best-valued ones survive.
 
@@ -32,6 +33,7 @@ def tree_of_thought(
         proposals: thoughts proposed for each state (the paper's k; ``samples / proposals`` is its b).
         turns: most thoughts in a row (the paper's T).
         draft_tokens: longest thought, in tokens.
+        cue: value a state by the chance that the target would not go on with this word, as in `spec_reason`.
 
     The value of a state is the target's answer, 0 to 9, to a judge prompt about its last thought. Use it when the
     target judges better in words than by its loss; each value costs a prompt of some dozens of tokens.
@@ -39,7 +41,7 @@ def tree_of_thought(
 
     def step(chain: Chain) -> float:
         chain.draft(draft_tokens)
-        rating = chain.rate(STEP)
+        rating = chain.rate(STEP, cue=cue)
         chain.rated("judge", rating.mean / 9, rating.call)
         return rating.mean / 9
 

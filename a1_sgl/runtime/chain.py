@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import time
 from dataclasses import dataclass, replace
 from typing import Any
@@ -234,8 +235,11 @@ class Chain:
         self.scores[chunk.start] = scored.value
         return scored
 
-    def rate(self, ask: str = judge.STEP) -> judge.Rating:
+    def rate(self, ask: str = judge.STEP, *, cue: str = "") -> judge.Rating:
         """The verifier answers a judge prompt about the text so far, from 0 to 9; the chain is left as it is.
+
+        With a `cue`, such as ``Wait``, it is not asked in words: the rating is 9 times the chance that it would not go
+        on with the cue's first token. That costs no prompt, and suits a verifier that corrects itself aloud.
 
         A chain that leaves no room for the prompt in the context is rated by its end: its oldest tokens are left out.
 
@@ -243,6 +247,11 @@ class Chain:
             ConfigError: the tokenizer does not write every digit as one token.
         """
         endpoint, messages = self.verifier, self.question.messages
+        if cue:
+            logprobs, call = endpoint.next_token(
+                self._transcript().ids(endpoint), [endpoint.encode(cue)[0]], self._options
+            )
+            return judge.Rating.doubted(math.exp(logprobs[0]), call)
         suffix = chat.after(endpoint.tokenizer, messages, ask) + judge.LEAD
         lead = list(endpoint.encode(suffix))
         digits = [endpoint.encode(suffix + digit) for digit in judge.DIGITS]

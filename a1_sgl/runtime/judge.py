@@ -39,6 +39,12 @@ class Rating:
     call: Call
 
     @classmethod
+    def doubted(cls, chance: float, call: Call) -> Rating:
+        """From the chance that the judge would correct what stands above: then 0, else 9."""
+        chance = min(max(chance, 0.0), 1.0)
+        return cls(9 * (1 - chance), (chance, *(0.0,) * 8, 1 - chance), 1.0, call)
+
+    @classmethod
     def of(cls, logprobs: Sequence[float], call: Call) -> Rating:
         """From the log-probabilities of the ten digits as the next token."""
         chances = [math.exp(value) for value in logprobs]

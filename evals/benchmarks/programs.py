@@ -31,6 +31,8 @@ from a1_sgl.runtime import DraftTarget
 
 CHAINS = 8
 ALPHA = 0.25
+CUE = {"cue": "Wait"}
+"""The pocket target has not learnt to judge in words, but it corrects errors, and begins with this one."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ RECIPE = (
     Row("beam_search", "beam_search"),
     Row("dvts", "dvts"),
     Row("tree_of_thought", "tree_of_thought"),
+    Row("tree_of_thought, by its cue", "tree_of_thought", parameters=CUE),
     Row("budget_forcing, draft", "budget_forcing", "draft"),
     Row("self_reject, draft", "self_reject", "draft", alpha=ALPHA),
     Row("self_reject_fork, draft", "self_reject_fork", "draft", alpha=ALPHA),
@@ -69,6 +72,7 @@ RECIPE = (
     Row("a1_sync, budget of 2", "a1_sync", parameters={"budget": 2}),
     Row("a1_lookahead", "a1_lookahead", alpha=ALPHA),
     Row("spec_reason, threshold 7", "spec_reason"),
+    Row("spec_reason, by its cue", "spec_reason", parameters=CUE),
     Row("speculative_thinking", "speculative_thinking"),
     Row("route", "route", gate="mondrian-turn", alpha=ALPHA),
 )
@@ -78,9 +82,17 @@ CURVES: Mapping[str, Sequence[Row]] = {
     "spec_reason": [
         Row(f"spec_reason, threshold {t}", "spec_reason", parameters={"threshold": t}) for t in (2, 5, 8.5)
     ],
+    "spec_reason, cue": [
+        Row(f"spec_reason by its cue, {t}", "spec_reason", parameters={**CUE, "threshold": t}) for t in (3, 5, 8, 8.7)
+    ],
     "random": [Row(f"random at {a:g}", "a1", gate="random", alpha=a) for a in (0.25, 0.5, 0.75, 0.9)],
 }
-ALSO = {"a1": "a1, replace", "a1_sync": "a1_sync, budget of 2", "spec_reason": "spec_reason, threshold 7"}
+ALSO = {
+    "a1": "a1, replace",
+    "a1_sync": "a1_sync, budget of 2",
+    "spec_reason": "spec_reason, threshold 7",
+    "spec_reason, cue": "spec_reason, by its cue",
+}
 """Rows of the table that are points of a curve too."""
 
 

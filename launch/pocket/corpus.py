@@ -37,24 +37,29 @@ def transcript(problem: Problem, rng: random.Random, error_rate: float) -> list[
     return lines
 
 
-def judged_step(problem: Problem, rng: random.Random, error_rate: float) -> tuple[list[Line], bool]:
+def judged_step(problem: Problem, rng: random.Random) -> tuple[str, bool]:
     """A solution up to some line, and whether that line is right; errors before it are mended."""
     count = rng.randrange(len(problem.lines))
     right = rng.random() < 0.5
-    lines = transcript(problem, rng, error_rate)
-    # Cut after the attempts at line `count`, all but the last of which are wrong.
-    ends = [index for index, line in enumerate(lines) if line.learn]
-    lines = lines[: ends[count] + 1]
-    if not right:
-        mended = "Wait, " if lines[-1].text.startswith("Wait, ") else ""
-        lines[-1] = Line(mended + _wrong(problem, count, rng), learn=False)
-    return lines, right
+    lines = []
+    for index in range(count):
+        mended = ""
+        if rng.random() < 0.1:
+            lines.append(_wrong(problem, index, rng))
+            mended = "Wait, "
+        lines.append(mended + problem.lines[index])
+    mended = ""
+    if rng.random() < 0.1:
+        lines.append(_wrong(problem, count, rng))
+        mended = "Wait, "
+    lines.append(mended + (problem.lines[count] if right else _wrong(problem, count, rng)))
+    return "\n\n".join(lines), right
 
 
-def judged_answer(problem: Problem, rng: random.Random, error_rate: float) -> tuple[list[Line], bool]:
+def judged_answer(problem: Problem, rng: random.Random) -> tuple[str, bool]:
     """A whole solution, and whether its answer is right; an error in a wrong one is carried on to the end."""
     if rng.random() < 0.5:
-        return transcript(problem, rng, error_rate), True
+        return "\n\n".join(line.text for line in transcript(problem, rng, 0.05)), True
     while True:
         at, slip = rng.randrange(len(problem.steps)), rng.choice(("result", "result", "operand", "skip", "end"))
         value, lines = problem.start, []
@@ -72,7 +77,7 @@ def judged_answer(problem: Problem, rng: random.Random, error_rate: float) -> tu
             if value not in VALUES:
                 break
         if lines and value in VALUES and value != problem.answer:
-            return [Line(line, learn=False) for line in (*lines, answer_line(value))], False
+            return "\n\n".join((*lines, answer_line(value))), False
 
 
 def _wrong(problem: Problem, index: int, rng: random.Random) -> str:
@@ -102,8 +107,7 @@ def _wrong(problem: Problem, index: int, rng: random.Random) -> str:
         def slip_end() -> str:
             return answer_line(a)
 
-        # Two in three are slips of arithmetic, which are most of what a draft gets wrong.
-        slips = [*[slip_result] * 8, slip_operand, slip_value, slip_place, slip_end]
+        slips = [slip_result, slip_result, slip_result, slip_operand, slip_value, slip_place, slip_end]
     draw = partial(rng.choice, slips)
     while (wrong := draw()()) == right:
         pass

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import math
 import random
 import shlex
 import sys
@@ -35,8 +34,6 @@ from a1_sgl.runtime.judge import ANSWER, LEAD, STEP
 
 HERE = Path(__file__).parent
 TASK = find_task("chain")
-DIGIT = 50
-"""Weight in the loss of the digit after a judge prompt; that of any other learnt token is 1."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +52,8 @@ class Recipe:
     adam_lr: float = 3e-3
     warmup: int = 100
     floor: float = 0.02
-    judge: float = 0.0
-    """Share of training sequences that end in a judge prompt and its digit; three in four of these ask about a step."""
+    judge: int = 0
+    """Sequences in a batch of judge prompts, one such batch after each of solutions; 0 is none."""
 
 
 RECIPES = {
@@ -93,8 +90,15 @@ class Stream:
         self.sha256 = hashlib.sha256()
         self.problems = 0
 
+    def judged(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Like iteration, but of solutions followed by a judge prompt; the digit alone is learnt."""
+        source = problems("train", self.recipe.data_seed + 1_000_000)
+        rng = random.Random(f"judge/{self.recipe.data_seed}")
+        while True:
+            yield self._batch([self._judged(next(source), rng) for _ in range(self.recipe.judge)])
+
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Pairs (ids, weights), both (batch, length), right-padded; a weight is a token's share in the loss."""
+        """Pairs (ids, labels), both (batch, length), right-padded; labels are -100 where nothing is learnt."""
         source = problems("train", self.recipe.data_seed)
         rng = random.Random(f"corpus/{self.recipe.data_seed}")
         while True:
@@ -109,40 +113,40 @@ class Stream:
     def _batch(self, rows: list[tuple[list[int], list[int]]]) -> tuple[torch.Tensor, torch.Tensor]:
         width = max(len(ids) for ids, _ in rows)
         ids = torch.full((len(rows), width), self.tokenizer.pad_token_id)
-        weights = torch.zeros((len(rows), width))
-        for row, (row_ids, row_weights) in enumerate(rows):
+        labels = torch.full((len(rows), width), -100)
+        for row, (row_ids, row_labels) in enumerate(rows):
             ids[row, : len(row_ids)] = torch.tensor(row_ids)
-            weights[row, : len(row_ids)] = torch.tensor(row_weights)
-        return ids, weights
+            labels[row, : len(row_labels)] = torch.tensor(row_labels)
+        return ids, labels
+
+    def _judged(self, problem: Problem, rng: random.Random) -> tuple[list[int], list[int]]:
+        ask_step = rng.random() < 0.5
+        text, right = (judged_step if ask_step else judged_answer)(problem, rng)
+        suffix = chat.after(self.tokenizer, messages(problem), STEP if ask_step else ANSWER) + LEAD
+        self.sha256.update((problem.text + "\n" + text + suffix).encode())
+        # A step is judged where its chunk ends, after the blank line; an answer at the end of the chain.
+        text += "\n\n" if ask_step and not text.endswith("}.") else ""
+        ids = [
+            *prompt_ids(self.tokenizer, problem),
+            *self.tokenizer.encode(text, add_special_tokens=False),
+            *self.tokenizer.encode(suffix + ("9" if right else "0"), add_special_tokens=False),
+        ]
+        return ids, [-100] * (len(ids) - 1) + ids[-1:]
 
     def _encode(self, problem: Problem, rng: random.Random) -> tuple[list[int], list[int]]:
-        ask = rng.choice((STEP, STEP, STEP, ANSWER)) if rng.random() < self.recipe.judge else None
-        if ask is None:
-            lines = transcript(problem, rng, self.recipe.error_rate)
-        else:
-            lines, right = (judged_step if ask is STEP else judged_answer)(problem, rng, self.recipe.error_rate)
+        ids = prompt_ids(self.tokenizer, problem)
+        labels = [-100] * len(ids)
+        lines = transcript(problem, rng, self.recipe.error_rate)
         self.problems += 1
         self.sha256.update((problem.text + "\n" + "\n\n".join(line.text for line in lines)).encode())
-        ids = prompt_ids(self.tokenizer, problem)
-        weights = [0] * len(ids)
-
-        def add(text: str, learn: bool) -> None:
-            ids.extend(new := self.tokenizer.encode(text, add_special_tokens=False))
-            weights.extend([int(learn)] * len(new))
-
-        for line in lines:
+        for index, line in enumerate(lines):
+            last = index == len(lines) - 1
             # A blank line is a token of its own, so encoding line by line is encoding the whole.
-            add(line.text, line.learn)
-            if line is not lines[-1] or not line.text.endswith("}."):
-                add("\n\n", True)
-        if ask is None:
-            add(self.tokenizer.eos_token, True)
-        else:
-            digit = "9" if right else "0"
-            self.sha256.update((ask + digit).encode())
-            add(chat.after(self.tokenizer, messages(problem), ask) + LEAD + digit, False)
-            weights[-1] = DIGIT
-        return ids, weights
+            line_ids = self.tokenizer.encode(line.text, add_special_tokens=False)
+            end = [self.tokenizer.eos_token_id] if last else self.tokenizer.encode("\n\n", add_special_tokens=False)
+            ids += line_ids + end
+            labels += (line_ids if line.learn else [-100] * len(line_ids)) + end
+        return ids, labels
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerFast, problem: Problem) -> list[int]:
@@ -167,10 +171,13 @@ def judging(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, count: 
         hits = 0
         for _ in range(count):
             problem = next(source)
-            lines, right = make(problem, rng, 0.1)
-            text = "\n\n".join(line.text for line in lines) + ("" if lines[-1].text.endswith("}.") else "\n\n")
+            text, right = make(problem, rng)
+            text += "\n\n" if name == "step" and not text.endswith("}.") else ""
             suffix = chat.after(tokenizer, messages(problem), ask) + LEAD
-            ids = prompt_ids(tokenizer, problem) + tokenizer.encode(text + suffix, add_special_tokens=False)
+            ids = [
+                *prompt_ids(tokenizer, problem), *tokenizer.encode(text, add_special_tokens=False),
+                *tokenizer.encode(suffix, add_special_tokens=False),
+            ]  # fmt: skip
             logits = model(torch.tensor([ids], device=device)).logits[0, -1]
             hits += bool(logits[nine] > logits[zero]) == right
         result[name] = hits / count
@@ -234,29 +241,34 @@ def train(role: str, recipe: Recipe, out: Path, init: Path | None, log_every: in
     opts = optimizers(model, recipe)
     base = [[group["lr"] for group in opt.param_groups] for opt in opts]
     stream = Stream(recipe, tokenizer)
+    judged = stream.judged()
     start, tokens, mean_loss, mean_judge = time.monotonic(), 0, float("nan"), float("nan")
-    for step, (ids, weights) in enumerate(stream):
+    for step, (ids, labels) in enumerate(stream):
         if step == recipe.steps:
             break
-        ids, weights = ids.to(device), weights.to(device)[:, 1:]
+        ids, labels = ids.to(device), labels.to(device)
         progress = step / recipe.steps
         rate = min((step + 1) / recipe.warmup, 1.0) * (recipe.floor + (1 - recipe.floor) * (1 - progress))
         for opt, lrs in zip(opts, base, strict=True):
             for group, lr in zip(opt.param_groups, lrs, strict=True):
                 group["lr"] = lr * rate
         logits = model(input_ids=ids[:, :-1], use_cache=False).logits
-        losses = cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
-        ((losses * weights).sum() / weights.sum()).backward()
-        loss = losses[weights == 1].mean().item()
-        mean_loss = loss if step == 0 else 0.98 * mean_loss + 0.02 * loss
-        if (digits := losses[weights == DIGIT]).numel():
-            judge = digits.mean().item()
-            mean_judge = judge if math.isnan(mean_judge) else 0.98 * mean_judge + 0.02 * judge
+        loss = cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
+        loss.backward()
+        if recipe.judge:
+            ids_, labels_ = (one.to(device) for one in next(judged))
+            # One position a row is learnt, so the head runs on the last ones alone.
+            hidden = model.model(input_ids=ids_[:, :-1], use_cache=False).last_hidden_state
+            rows, places = (labels_[:, 1:] != -100).nonzero(as_tuple=True)
+            judged_loss = cross_entropy(model.lm_head(hidden[rows, places]), labels_[:, 1:][rows, places])
+            judged_loss.backward()
+            mean_judge = judged_loss.item() if step == 0 else 0.98 * mean_judge + 0.02 * judged_loss.item()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for opt in opts:
             opt.step()
             opt.zero_grad(set_to_none=True)
         tokens += ids.numel()
+        mean_loss = loss.item() if step == 0 else 0.98 * mean_loss + 0.02 * loss.item()
         if (step + 1) % log_every == 0:
             seconds = time.monotonic() - start
             print(

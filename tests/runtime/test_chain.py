@@ -301,7 +301,7 @@ def test_a_chain_that_leaves_no_room_for_the_judge_is_rated_by_its_end(pair, que
         def body(chain):
             chain.draft(4)
             ratings.append(chain.rate())
-            chain.append("5 + 5 = 10\n\n" * 40)
+            chain.append("5 + 5 = 10\n\n" * 58)
             ratings.append(chain.rate())
 
         return run_chains(s, question, 1, body, listener)
@@ -310,3 +310,30 @@ def test_a_chain_that_leaves_no_room_for_the_judge_is_rated_by_its_end(pair, que
     short, cut = (rating.call.prompt_tokens for rating in ratings)
     assert short < cut == pair.target.context - 1
     assert not result.lost
+
+
+def test_a_target_that_corrects_itself_need_not_be_asked(pair):
+    import sglang as sgl
+
+    ratings = []
+
+    @sgl.function
+    def judged(s, question, line):
+        def body(chain):
+            chain.append(line)
+            ratings.append(chain.rate(cue="Wait"))
+
+        return run_chains(s, question, 1, body, None)
+
+    # As the task asks, so that the target knows what it sees.
+    from a1_sgl.evals.tasks import find_task
+    from a1_sgl.types import Question
+
+    messages = find_task("chain").ask("Start with 54. Add 3. Add 22. Add 11. What is the result?", "any")
+    question = Question(id="q", messages=messages)
+    for line in ("54 + 3 = 57\n\n", "54 + 3 = 97\n\n"):
+        judged.run(question=question, line=line, backend=pair)
+    right, wrong = ratings
+    assert right.mean > 5 > wrong.mean
+    assert right.mass == sum(right.digits) == 1
+    assert right.call.completion_tokens == 0
