@@ -21,7 +21,7 @@ with (
     for program, what in PLANS.items():
         plan = Eval(
             task=find_task("chain"), split="test", program=program, runtime=None, questions=10, chains=4, seed=0,
-            levels=(3, 10), sampling={"temperature": 0.6}, **what,
+            sampling={"temperature": 0.6}, **what,
         )  # fmt: skip
         _, summary = evaluate(plan, pair, Path(folder) / program)
         tokens = summary["tokens"]

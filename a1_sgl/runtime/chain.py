@@ -258,7 +258,7 @@ class Chain:
         if any(list(one[:-1]) != lead for one in digits):
             raise ConfigError(f"{endpoint}: its tokenizer does not write a digit as one token, which a rating needs")
         prefix = self._transcript().ids(endpoint)
-        most = endpoint.context - 1 - len(lead) - self._options.image_tokens.get(endpoint.key, 0)
+        most = endpoint.longest_prompt - len(lead) - self._options.image_tokens.get(endpoint.key, 0)
         if (over := len(prefix) - most) > 0:
             asked = len(self._prompt.ids(endpoint))
             prefix = [*prefix[:asked], *prefix[asked + over :]]
@@ -456,11 +456,11 @@ class Chain:
         )  # fmt: skip
 
     def _room(self) -> int:
-        """Tokens that still fit into every runtime's context, one kept for an end token."""
+        """Tokens after which the chain can still be sent to every runtime, one kept for an end token."""
         transcript = self._transcript()
         images = self._options.image_tokens
         return min(
-            e.context - 2 - len(transcript.ids(e)) - images.get(e.key, 0) for e in endpoints(self.backend)
+            e.longest_prompt - 1 - len(transcript.ids(e)) - images.get(e.key, 0) for e in endpoints(self.backend)
         )  # fmt: skip
 
     def _transcript(self) -> Transcript:

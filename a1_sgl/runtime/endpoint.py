@@ -106,6 +106,8 @@ class Endpoint(BaseBackend):  # type: ignore[misc]
             ) from error
         self.vocabulary = _vocabulary(self.model, self.tokenizer)
         self.context = self._context()
+        # What SGLang 0.5.23's scheduler admits: less than five tokens short of a request that fills all but one.
+        self.longest_prompt = self.context - 7
         self.tokenizer_key = _tokenizer_key(self.tokenizer)
         self.key = f"{chat.key(self.tokenizer)}/{self.tokenizer_key}"
         self.chat_template = get_chat_template_by_model_path(self.model)

@@ -81,7 +81,7 @@ def test_a_torn_line_is_asked_for_again_and_nonsense_is_named(endpoint, tmp_path
         judge(folder, endpoint.url, "other", at_once=1)
 
 
-def test_a_real_runtime_is_an_endpoint(runtimes, tmp_path):
-    folder = run(tmp_path / "run", [["1"]], ask="Start with 1. Add 2. What is the result?")
-    verdicts = judge(folder, runtimes["draft"].url + "/v1", "default")
-    assert verdicts == {("q0", "1"): "unclear"}  # it can only add
+def test_a_real_runtime_is_an_endpoint_and_says_what_it_refuses(runtimes, tmp_path):
+    folder = run(tmp_path / "run", [["1"]])
+    with pytest.raises(RuntimeFault, match="400 Bad Request"):  # the pocket pair's context is too short for the prompt
+        judge(folder, runtimes["draft"].url + "/v1", "default")

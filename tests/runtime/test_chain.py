@@ -213,7 +213,23 @@ def test_a_full_context_ends_the_chain(other, questions):
     result, events = run(direct, questions[12], other, samples=1, max_tokens=100_000, ignore_eos=True)
     (prompt,) = (e.call.prompt_tokens for e in events if isinstance(e, PromptEvent))
     assert result.chains[0].ending == "context"
-    assert prompt + result.usage.decode["target"] == other.context - 2
+    assert prompt + result.usage.decode["target"] == other.longest_prompt - 1
+
+
+def test_a_chunk_that_fills_the_context_can_still_be_scored(pair, questions):
+    import sglang as sgl
+
+    @sgl.function
+    def full(s, question):
+        def body(chain):
+            chunk = chain.draft(100_000)
+            assert chain.ending == "context"
+            assert chain.score(chunk).tokens == len(chunk.ids)
+
+        return run_chains(s, question, 1, body, None)
+
+    state = full.run(question=questions[12], backend=pair, temperature=0.6, ignore_eos=True)
+    assert not state.ret_value.lost
 
 
 def test_an_unknown_take_over_is_refused(pair, questions):
@@ -308,7 +324,7 @@ def test_a_chain_that_leaves_no_room_for_the_judge_is_rated_by_its_end(pair, que
 
     result, _ = run(long, questions[3], pair)
     short, cut = (rating.call.prompt_tokens for rating in ratings)
-    assert short < cut == pair.target.context - 1
+    assert short < cut == pair.target.longest_prompt
     assert not result.lost
 
 
