@@ -222,6 +222,8 @@ def test_a_chunk_that_fills_the_context_can_still_be_scored(pair, questions):
     @sgl.function
     def full(s, question):
         def body(chain):
+            while chain._room() > 12:
+                chain.append("5 + 5 = 10\n\n")
             chunk = chain.draft(100_000)
             assert chain.ending == "context"
             assert chain.score(chunk).tokens == len(chunk.ids)
