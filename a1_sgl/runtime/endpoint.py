@@ -401,12 +401,19 @@ class Endpoint(BaseBackend):  # type: ignore[misc]
         except httpx.HTTPError as error:
             if rid and isinstance(error, httpx.ReadTimeout):
                 self.abort_request(rid)
+            self._stopped(scopes)
             raise self._fault(error, path) from error
         finally:
             self._forget(rid, scopes)
         if response.status_code != 200:
+            self._stopped(scopes)
             self._raise(response, payload)
         return response
+
+    def _stopped(self, scopes: tuple[InFlight, ...]) -> None:
+        """A call that was stopped may fail in any way: one that still waited is answered with an error, for one."""
+        if any(scope.stopped for scope in (self._in_flight, *scopes)):
+            raise ChainAborted(f"{self}: stopped")
 
     def _new_rid(self, scopes: tuple[InFlight, ...]) -> str:
         rid = f"a1-{self.name}-{uuid.uuid4().hex}"
