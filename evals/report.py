@@ -216,6 +216,7 @@ def _browsed(name: str, folder: RunFolder) -> dict[str, Any]:
         {
             "id": question,
             "text": "\n".join(str(m["content"]) for m in asked[question].messages) if question in asked else question,
+            "title": str(asked[question].messages[-1]["content"])[:60] if question in asked else "",
             "gold": gold[question],
             "chains": chains,
         }

@@ -30,7 +30,7 @@ function list() {
     q.chains.some((c) => c.chunks.some((k) => k.text.toLowerCase().includes(words)));
   const kept = shown.length ? shown[at("question").value || 0]?.id : undefined;
   shown = run.questions.filter((q) => passes[at("which").value](q) && holds(q));
-  fill(at("question"), shown.map((q, i) => [i, q.id + ": " + q.text.slice(0, 60)]));
+  fill(at("question"), shown.map((q, i) => [i, q.id + ": " + q.title]));
   const same = shown.findIndex((q) => q.id === kept);
   if (same >= 0) at("question").value = same;
   at("count").textContent = shown.length + " of " + run.questions.length + " questions" +
@@ -58,14 +58,16 @@ function view() {
     box.append(head);
     for (const chunk of chain.chunks) {
       const kind = ["draft", "target"].includes(chunk.author) ? chunk.author : "program";
-      const one = make("span", "chunk " + kind + (chunk.dropped ? " dropped" : ""), chunk.text);
+      const one = make("span", "chunk " + kind + (chunk.dropped ? " dropped" : ""), chunk.text.trimEnd());
+      const line = make("div", "line");
       one.title = chunk.author + ", turn " + chunk.turn + (chunk.dropped ? ", " + chunk.dropped : "");
-      box.append(one);
+      line.append(one);
       const facts = [];
       if (chunk.score !== null) facts.push("loss " + chunk.score.toFixed(3));
       if (chunk.p !== null) facts.push("p " + chunk.p.toFixed(3));
-      if (facts.length) box.append(make("span", "about", " " + facts.join(", ") + " "));
-      if (chunk.over) box.append(make("span", "about over", "\u2192 handed over "));
+      if (facts.length) line.append(make("span", "about", " " + facts.join(", ") + " "));
+      if (chunk.over) line.append(make("span", "about over", "\u2192 handed over "));
+      box.append(line);
     }
     parts.push(box);
   }
