@@ -17,7 +17,7 @@ class Estimate:
     """Of a whole run: how many chains, and of requests and tokens how many.
 
     Attributes:
-        bound: whether these are the most there can be, by the program's parameters, or what a like run leads to expect.
+        bound: whether these are what the parameters allow, or what a like run leads to expect.
         decode: tokens, by runtime.
         seconds: None where no run says how fast the runtimes are.
     """
@@ -31,7 +31,7 @@ class Estimate:
 
 
 def most(plan: Eval) -> Estimate:
-    """The most that `plan` can take. Errors as in `Task.questions`.
+    """What `plan` can take by the lengths that its parameters allow. Errors as in `Task.questions`.
 
     A turn is a draft's decode, a score, and the target's decode where it takes over; a program without turns decodes
     ``max_tokens``. Programs that fork or redraw may take more, and are counted as if they did not.

@@ -1,8 +1,9 @@
 """Grading: whether a chain's answer equals the reference answer.
 
 Mathematics is compared by math-verify. It runs in a worker process with a time limit, because a pathological answer
-can keep a computer algebra system busy for ever; a comparison that runs out of time counts as wrong and says so. The
-worker is spawned, so a script of yours that grades needs the usual ``if __name__ == "__main__":``.
+can keep a computer algebra system busy for ever; a comparison that runs out of time counts as wrong, unless the texts
+are the same, and says so. The worker is spawned, so a script of yours that grades needs the usual
+``if __name__ == "__main__":``.
 """
 
 from __future__ import annotations

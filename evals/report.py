@@ -81,7 +81,7 @@ def _headline(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             f"{took['median']:.1f} s, {took['p95']:.1f} s" if took else "-",
             f"{perplexity['median']:.3f}" if perplexity else "-",
             "-" if s["energy_j"] is None else f"{s['energy_j'] / 3600:.2f} Wh",
-            f"{s['chains_completed']:,}",
+            f"{s['chains_completed']:,} of {s['questions'] * s['chains_per_question']:,}",
         ])  # fmt: skip
     return {"title": "Accuracy and its cost", "head": head, "rows": rows}
 

@@ -38,6 +38,9 @@ class State:
 
     def __init__(self) -> None:
         self._folder: RunFolder | None = None
+        self._clear()
+
+    def _clear(self) -> None:
         self._begun = time.time()
         self._chains = self._events = self._now = self._decisions = self._taken = 0
         self._right: defaultdict[str, list[bool]] = defaultdict(list)
@@ -49,7 +52,7 @@ class State:
 
         folder = recorder.folder
         if folder is not self._folder:  # one run after another
-            self.__init__()  # type: ignore[misc]
+            self._clear()
             self._folder = folder
         self._begun = folder.run["sessions"][-1]
         chains, events = folder.chains[self._chains :], folder.events[self._events :]

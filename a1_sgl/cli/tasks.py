@@ -70,9 +70,11 @@ def validate(name: Name, data: common.Data = None) -> None:
 
     task = find_task(name, data)
     bad: list[str] = []
+    golds = False
     for split in task.splits:
         questions = task.questions(split)
         for question in questions:
+            golds |= question.answer is not None
             grade = task.grade(question.answer, question)
             if question.answer is not None and (not grade.correct or grade.note):
                 bad.append(f"{question.id}: {question.answer!r} {grade.note or 'does not equal itself'}")
@@ -81,7 +83,7 @@ def validate(name: Name, data: common.Data = None) -> None:
         _print(question, None)
     if bad:
         raise ConfigError(f"task {task.name}: {len(bad)} gold answers cannot be graded\n  " + "\n  ".join(bad[:20]))
-    what = "every gold answer equals itself" if question.answer is not None else "there are no gold answers"
+    what = "every gold answer equals itself" if golds else "there are no gold answers"
     console.print(f"{task.name}: the declaration is valid, and {what}", highlight=False)
 
 

@@ -4,7 +4,7 @@
 
     about: MATH-500, competition mathematics
     source: {hub: HuggingFaceH4/MATH-500, split: test}
-    fields: {id: unique_id, question: problem, answer: answer, level: level}
+    fields: {id: unique_id, question: [problem], answer: answer, keep: [subject]}
     instruction: Please reason step by step, and put your final answer within \\boxed{}.
     grader: math
     splits: {calibration: [0, 0.2], test: [0.2, 1], all: [0, 1]}

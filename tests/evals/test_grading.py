@@ -184,14 +184,15 @@ def test_bare(text, inner):
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "answer"),
     [
-        "\\boxed{3}" + "\\quad" * 500 + " x \\boxed{5}", "the answer is" + "\n" * 20_000, "\\boxed{" * 3000,
-        "the answer is" + " " * 20_000 + "x", "answer " * 20_000, "$" * 20_000,
+        ("\\boxed{3}" + "\\quad" * 500 + " x \\boxed{5}", "5"),
+        ("the answer is" + "\n" * 20_000, None),
+        ("\\boxed{" * 3000, None),
+        ("the answer is" + " " * 20_000 + "7", "7"),
+        ("answer " * 20_000, None),
     ],
-)  # fmt: skip
-def test_loops_of_a_model_do_not_hold_up_a_run(text):
+)
+def test_loops_of_a_model_do_not_hold_up_a_run(text, answer):
     """Quadratic or exponential searching would take minutes here."""
-    final_answer(text)
-    stated_answer(text)
-    bare(text)
+    assert stated_answer(text) == answer
