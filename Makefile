@@ -1,6 +1,6 @@
 PYTHON ?= python3
 
-.PHONY: demo test setup lint slow clean
+.PHONY: demo test setup lint types slow clean
 
 demo: setup  ## two runtimes, calibration, three evals, one table
 	@.venv/bin/a1 demo
@@ -14,7 +14,13 @@ slow: setup  ## the tests that take minutes
 lint: setup
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
-	@.venv/bin/mypy
+	@$(MAKE) --no-print-directory types
+
+types: setup  ## the rooms lie beside each other; types are checked where they are one package, as installed
+	@rm -rf build/rooms && mkdir -p build/rooms/a1_sgl
+	@ln -s "$(CURDIR)"/a1_sgl/* "$(CURDIR)/programs" "$(CURDIR)/evals" "$(CURDIR)/launch" build/rooms/a1_sgl/
+	@cd build/rooms && "$(CURDIR)/.venv/bin/mypy" --config-file "$(CURDIR)/pyproject.toml" \
+		--cache-dir "$(CURDIR)/.mypy_cache" a1_sgl
 
 setup:  ## makes .venv when it is missing or out of date
 	@$(PYTHON) launch/bootstrap.py

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from a1_sgl.types import Call
+    from a1_sgl.engine.protocol import Spent
 
 
 class A1Error(Exception):
@@ -20,12 +20,16 @@ class RuntimeFault(A1Error, RuntimeError):
     """A runtime could not be reached, refused a request or answered without what was asked for."""
 
 
+class RecordFault(A1Error):
+    """A run's folder could not be written: the disk is full, say. What it held before is whole."""
+
+
 class ChainAborted(A1Error):
     """A chain was stopped from outside before its end.
 
-    `call` is what the runtime accounted for the call that was under way, if it answered.
+    `spent` is what the runtime accounted for the request that was under way, if it answered.
     """
 
-    def __init__(self, message: str, call: Call | None = None) -> None:
+    def __init__(self, message: str, spent: Spent | None = None) -> None:
         super().__init__(message)
-        self.call = call
+        self.spent = spent

@@ -19,7 +19,7 @@ from a1_sgl.voting import decide, support
 CallKind = Literal["prefill", "decode", "verify"]
 Ending = Literal["answered", "ended", "turns", "context", "stopped"]
 """``stopped``: its question was decided before it had finished; such a chain has no answer and does not count."""
-DropReason = Literal["replaced", "redrawn", "pruned", "rolled back", "stopped"]
+DropReason = Literal["replaced", "redrawn", "pruned", "rolled back", "stopped", "lost"]
 PROGRAM = "program"
 """Author of text that a program itself puts into a chain."""
 
@@ -88,9 +88,14 @@ class Grade:
 
 
 class Call(_Record):
-    """One request to a runtime, as the runtime accounted for it. Times are seconds since the epoch."""
+    """One request to a runtime, as the runtime accounted for it. Times are seconds since the epoch.
+
+    `runtime` is the runtime's own name, `role` what it was for: ``draft`` wrote, ``target`` took over or verified, and
+    ``verifier`` verified where a third runtime does.
+    """
 
     runtime: str
+    role: str
     kind: CallKind
     prompt_tokens: int
     cached_tokens: int
@@ -104,7 +109,7 @@ class Chunk:
     """A piece of a chain by one author.
 
     Attributes:
-        author: name of the runtime that wrote it.
+        author: role of the runtime that wrote it, ``draft`` or ``target``, or `PROGRAM`.
         text: what it says, a stop string included.
         ids: its token ids under the author's tokenizer, an end token excluded.
         ended: whether the author ended its turn after it (an end token was sampled).
@@ -154,14 +159,16 @@ class CalibrationEvent(_Record):
 class VerdictEvent(_Record):
     """A chunk was judged, and it was decided whether it is handed over (or, with one model, rejected).
 
-    `tokens` were judged by `call`; `draft_call` is the draft's own scoring, where the score asks for it. A rule that is
-    no gate has no p-value and no level, and one that reads the text alone makes no call.
+    `attempt` counts the draws of a turn from 0, where chunks are drawn again. `tokens` were judged by `call`;
+    `draft_call` is the draft's own scoring, where the score asks for it. A rule that is no gate has no p-value and no
+    level, and one that reads the text alone makes no call.
     """
 
     event: Literal["verdict"] = "verdict"
     question: str
     sample: int
     turn: int
+    attempt: int = 0
     score: float
     tokens: int
     p_value: float | None = None
@@ -176,7 +183,7 @@ class VerdictEvent(_Record):
     @property
     def place(self) -> Place:
         """The chunk's name, as gates know it."""
-        return Place(self.question, self.sample, self.turn, self.task)
+        return Place(self.question, self.sample, self.turn, self.task, self.attempt)
 
 
 class DropEvent(_Record):
@@ -223,12 +230,17 @@ class ChainEvent(_Record):
 
 
 class LostEvent(_Record):
-    """A chain broke off with an error; it can be run again."""
+    """A chain broke off with an error; it can be run again.
+
+    `calls` are those that no other event has told of: the record of a run keeps them in the place of a lost chain's
+    events, so that what they cost is counted. All they decoded is in no chain.
+    """
 
     event: Literal["lost"] = "lost"
     question: str
     sample: int
     error: str
+    calls: tuple[Call, ...] = ()
 
 
 class AnswerEvent(_Record):
@@ -264,21 +276,21 @@ def calls_of(events: Iterable[Event]) -> list[Call]:
             calls.append(event.call)
         elif isinstance(event, VerdictEvent):
             calls.extend(call for call in (event.call, event.draft_call) if call is not None)
-        elif isinstance(event, ChunkEvent | CalibrationEvent | DropEvent):
+        elif isinstance(event, ChunkEvent | CalibrationEvent | DropEvent | LostEvent):
             calls.extend(event.calls)
     return calls
 
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens by runtime and kind, summed over events.
+    """Tokens by role and kind, summed over events.
 
     Attributes:
-        decode: tokens generated, by runtime name.
-        prefill: prompt tokens computed, which is those not found in the prefix cache, by runtime name.
-        prompt: prompt tokens sent to either runtime.
+        decode: tokens generated, by role.
+        prefill: prompt tokens computed, which is those not found in the prefix cache, by role.
+        prompt: prompt tokens sent to any runtime.
         cached: of these, the ones its prefix cache held.
-        dropped: of the tokens generated, those that are in no chain, by runtime name.
+        dropped: of the tokens generated, those that are in no chain, by role.
     """
 
     decode: Mapping[str, int]
@@ -296,11 +308,14 @@ class Usage:
         prefill: dict[str, int] = {}
         dropped: dict[str, int] = {}
         for call in calls:
-            decode[call.runtime] = decode.get(call.runtime, 0) + call.completion_tokens
-            prefill[call.runtime] = prefill.get(call.runtime, 0) + call.prompt_tokens - call.cached_tokens
+            decode[call.role] = decode.get(call.role, 0) + call.completion_tokens
+            prefill[call.role] = prefill.get(call.role, 0) + call.prompt_tokens - call.cached_tokens
         for event in events:
             if isinstance(event, DropEvent) and event.author != PROGRAM:
                 dropped[event.author] = dropped.get(event.author, 0) + event.tokens
+            elif isinstance(event, LostEvent):
+                for call in event.calls:
+                    dropped[call.role] = dropped.get(call.role, 0) + call.completion_tokens
         prompt, cached = (sum(getattr(call, name) for call in calls) for name in ("prompt_tokens", "cached_tokens"))
         return cls(decode, prefill, prompt, cached, dropped)
 

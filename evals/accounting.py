@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import statistics
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from a1_sgl.records import ChainRecord
-from a1_sgl.types import Call, Event, RatingEvent, Usage
+from a1_sgl.records import Finished
+from a1_sgl.types import Call, ChainEvent, Event, RatingEvent, Usage
 
 
 def flops(usage: Usage, parameters: Mapping[str, int | None]) -> dict[str, float | None]:
-    """Floating-point operations by runtime, and in all: two for each parameter and each token computed.
+    """Floating-point operations by role, and in all: two for each parameter and each token computed.
 
     An estimate for dense models: attention over the context is left out, and of a mixture of experts every expert is
     counted. None where a model's size is not known.
@@ -27,21 +28,41 @@ def flops(usage: Usage, parameters: Mapping[str, int | None]) -> dict[str, float
     return {**found, "all": sum(known) if len(known) == len(found) else None}
 
 
-def latency(chains: Sequence[ChainRecord]) -> dict[str, float] | None:
-    """Seconds that a question took, from its first chain's begin to its last one's end: median and 95th percentile."""
-    spans: defaultdict[str, list[ChainRecord]] = defaultdict(list)
+def question_seconds(chains: Sequence[Finished], sessions: Sequence[float] = ()) -> list[float]:
+    """Seconds that each question took, from its first chain's begin to its last one's end, in order of questions.
+
+    Args:
+        sessions: when the run's sessions began; of a question that had chains in several, each one's span is counted,
+            and the time between them is not.
+    """
+    spans: defaultdict[str, defaultdict[int, list[Finished]]] = defaultdict(lambda: defaultdict(list))
     for chain in chains:
-        spans[chain.question].append(chain)
-    if not spans:
+        spans[chain.question][bisect_right(sessions, chain.started)].append(chain)
+    return [
+        sum(max(c.ended for c in group) - min(c.started for c in group) for group in of_question.values())
+        for of_question in spans.values()
+    ]
+
+
+def latency(chains: Sequence[Finished], sessions: Sequence[float] = ()) -> dict[str, float] | None:
+    """Median and 95th percentile of `question_seconds`."""
+    took = sorted(question_seconds(chains, sessions))
+    if not took:
         return None
-    took = sorted(max(c.ended for c in group) - min(c.started for c in group) for group in spans.values())
     if len(took) == 1:
         return {"median": took[0], "p95": took[0]}
     return {"median": statistics.median(took), "p95": statistics.quantiles(took, n=20, method="inclusive")[-1]}
 
 
+def tokens(usage: Usage) -> dict[str, Any]:
+    """Tokens by role and kind: draft's and target's, whether they occur or not, and any other's that occurs."""
+    kinds = {"decode": usage.decode, "dropped": usage.dropped, "prefill": usage.prefill}
+    roles = {"draft": None, "target": None} | dict.fromkeys(sorted({role for of in kinds.values() for role in of}))
+    return {f"{role}_{kind}": of.get(role, 0) for kind, of in kinds.items() for role in roles}
+
+
 def throughput(usage: Usage, questions: int, wall: float) -> dict[str, float] | None:
-    """Questions, and tokens decoded by each runtime, a second of wall-clock."""
+    """Questions, and tokens decoded by each role, a second of wall-clock."""
     if wall <= 0:
         return None
     rates = {f"{name}_decode": count / wall for name, count in usage.decode.items()}
@@ -49,8 +70,25 @@ def throughput(usage: Usage, questions: int, wall: float) -> dict[str, float] | 
 
 
 def perplexity(events: Sequence[Event]) -> dict[str, Any] | None:
-    """Chains' perplexity under the target, where the run rated them by it: median, quartiles and how many."""
-    values = sorted(1 / e.rating for e in events if isinstance(e, RatingEvent) and e.by == "target" and e.rating > 0)
+    """Finished chains' perplexity under the target, where the run rated them by it: median, quartiles and how many.
+
+    A search over steps rates each step; a chain has its last rating, and where it became a copy of another one, that
+    one's.
+    """
+    last: dict[tuple[str, int], float] = {}
+    ratings: defaultdict[str, set[float]] = defaultdict(set)
+    chains: list[ChainEvent] = []
+    for event in events:
+        if isinstance(event, RatingEvent) and event.by == "target":
+            last[event.question, event.sample] = event.rating
+            ratings[event.question].add(event.rating)
+        elif isinstance(event, ChainEvent):
+            chains.append(event)
+    found = [
+        chain.rating if chain.rating in ratings[chain.question] else last.get((chain.question, chain.sample))
+        for chain in chains
+    ]
+    values = sorted(1 / rating for rating in found if rating is not None and rating > 0)
     if len(values) < 2:
         return None
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -58,13 +96,13 @@ def perplexity(events: Sequence[Event]) -> dict[str, Any] | None:
 
 
 def call_times(calls: Sequence[Call]) -> list[dict[str, Any]]:
-    """Where the time went: requests by runtime and kind, with the seconds a chain waited for one on average."""
+    """Where the time went: requests by role and kind, with the seconds a chain waited for one on average."""
     groups: dict[tuple[str, str], list[float]] = defaultdict(list)
     for call in calls:
-        groups[call.runtime, call.kind].append(call.ended - call.started)
+        groups[call.role, call.kind].append(call.ended - call.started)
     return [
-        {"runtime": runtime, "kind": kind, "count": len(waits), "mean_s": statistics.fmean(waits)}
-        for (runtime, kind), waits in sorted(groups.items())
+        {"role": role, "kind": kind, "count": len(waits), "mean_s": statistics.fmean(waits)}
+        for (role, kind), waits in sorted(groups.items())
     ]
 
 
@@ -76,7 +114,8 @@ def joules() -> float | None:
         pynvml.nvmlInit()
         try:
             devices = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-            return sum(pynvml.nvmlDeviceGetTotalEnergyConsumption(device) for device in devices) / 1000
+            used: float = sum(pynvml.nvmlDeviceGetTotalEnergyConsumption(device) for device in devices) / 1000
+            return used
         finally:
             pynvml.nvmlShutdown()
     return None

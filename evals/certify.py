@@ -14,7 +14,8 @@ from a1_sgl.errors import A1Error, ConfigError
 from a1_sgl.evals.runner import Eval, Progress, calibrate, evaluate
 from a1_sgl.programs import PROGRAMS
 from a1_sgl.records import ChainRecord, RunFolder
-from a1_sgl.runtime import DraftTarget
+from a1_sgl.session import Backend
+from a1_sgl.session.roles import TARGET
 
 
 def certify_alphas(
@@ -22,7 +23,7 @@ def certify_alphas(
     alphas: Sequence[float],
     epsilon: float,
     delta: float,
-    backend: DraftTarget,
+    backend: Backend,
     out: Path,
     progress: Progress | None = None,
 ) -> tuple[Certificate, tuple[Card, dict[str, Any]] | None]:
@@ -49,7 +50,7 @@ def certify_alphas(
         plan, program="direct", runtime="target", alpha=None,
         parameters={name: value for name, value in plan.parameters.items() if name in known},
     )  # fmt: skip
-    reference = _votes(*evaluate(alone, backend.target, out / "target", progress), plan)
+    reference = _votes(*evaluate(alone, backend.alone(TARGET), out / "target", progress), plan)
     losses: dict[float, list[bool]] = {}
     cards: dict[float, tuple[Card, dict[str, Any]]] = {}
     for alpha, one in plans.items():

@@ -114,7 +114,7 @@ def difference(first: RunFolder, second: RunFolder, seed: int = 0) -> Difference
 def compare(folders: Mapping[str, RunFolder], allow: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Every pair of runs: names, their difference, and the ratios of what they cost. Errors as in `check`."""
     check(list(folders.values()), allow)
-    summaries = {name: summarise(folder, 0, {}) for name, folder in folders.items()}
+    summaries = {name: summarise(folder) for name, folder in folders.items()}
     return [
         {
             "first": a,

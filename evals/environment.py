@@ -4,23 +4,35 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
-from a1_sgl.runtime import Endpoint
+from a1_sgl.engine import Engine
+from a1_sgl.session import Backend
 
 SCORING = ("a1-sgl", "sglang", "torch", "transformers", "tokenizers")
 PACKAGES = (*SCORING, "numpy", "scipy")
 
 
-def environment(runtimes: Iterable[Endpoint] = ()) -> dict[str, Any]:
-    """Versions, machine, and how large the models are."""
+def environment(backend: Backend) -> dict[str, Any]:
+    """Versions, machine, and how large the models are, by role."""
     return {
         "python": platform.python_version(),
         "packages": {package: _version(package) for package in PACKAGES},
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
-        "parameters": {runtime.name: runtime.parameters() for runtime in runtimes},
+        "parameters": {role.name: role.engine.identity.parameters for role in backend.roles.all},
+    }
+
+
+def fingerprint(engine: Engine) -> dict[str, str]:
+    """What a runtime serves: model, hash of its files, tokenizer and chat template."""
+    identity, codec = engine.identity, engine.codec
+    return {
+        "model": Path(identity.model).name,
+        "model_sha256": identity.model_sha256,
+        "tokenizer_sha256": codec.tokenizer_key,
+        "chat_template_sha256": codec.template_key,
     }
 
 

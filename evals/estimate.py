@@ -18,7 +18,7 @@ class Estimate:
 
     Attributes:
         bound: whether these are what the parameters allow, or what a like run leads to expect.
-        decode: tokens, by runtime.
+        decode: tokens, by role.
         seconds: None where no run says how fast the runtimes are.
     """
 
@@ -38,7 +38,7 @@ def most(plan: Eval) -> Estimate:
     """
     chains, given = len(plan.asked) * plan.chains, _arguments(plan)
     longest = int(given.get("max_tokens") or 0)
-    if "turns" in given and plan.strategy.needs_pair:
+    if "turns" in given and plan.strategy.takes_over:
         turns = int(given["turns"])
         decode = {name: turns * int(given.get(f"{name}_tokens", longest)) for name in ("draft", "target")}
         if longest:
@@ -60,10 +60,10 @@ def like(plan: Eval, run: RunFolder) -> Estimate:
     program = run.run["configuration"]["program"]
     if program != plan.strategy.name:
         raise ConfigError(f"{run.path} is a run of {program}, and says nothing of {plan.strategy.name}")
-    if not run.chains:
+    if not run.finished:
         raise ConfigError(f"{run.path} has no finished chain to go by")
     chains = len(plan.asked) * plan.chains
-    share = chains / len(run.chains)
+    share = chains / len(run.finished)
     return Estimate(
         len(plan.asked), chains, False, round(share * len(calls_of(run.events))),
         {name: round(share * n) for name, n in Usage.of(run.events).decode.items()}, share * run.wall(),

@@ -19,6 +19,7 @@ import tenacity
 
 from a1_sgl.errors import ConfigError, RuntimeFault
 from a1_sgl.records import RunFolder
+from a1_sgl.types import Question
 
 Verdict = Literal["right", "wrong", "unclear"]
 PROMPT = (
@@ -40,12 +41,20 @@ def judge(
         progress: called with how many are done and how many there are.
 
     Raises:
-        ConfigError: the run has no questions on record.
+        ConfigError: the run has no questions on record, or another process writes to its folder.
         RuntimeFault: the endpoint cannot be reached or refuses; verdicts that came are kept.
     """
     questions = folder.questions()
     if not questions:
         raise ConfigError(f"{folder.path} holds no questions.jsonl, so a judge cannot be told what was asked")
+    with folder.exclusive():
+        return _judge(folder, questions, url, model, key, at_once, progress)
+
+
+def _judge(
+    folder: RunFolder, questions: Mapping[str, Question], url: str, model: str, key: str | None, at_once: int,
+    progress: Callable[[int, int], None] | None,
+) -> dict[tuple[str, str], Verdict]:  # fmt: skip
     path = verdicts_file(folder, model)
     known = read(path)
     if path.exists() and not (text := path.read_text()).endswith("\n"):  # a crash has torn the last line

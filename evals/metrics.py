@@ -10,7 +10,7 @@ from typing import Any
 from a1_sgl.conformal import Audit, Decided
 from a1_sgl.conformal.audit import summary as rate
 from a1_sgl.errors import ConfigError
-from a1_sgl.evals.accounting import call_times, flops, latency, perplexity, throughput
+from a1_sgl.evals.accounting import call_times, flops, latency, perplexity, throughput, tokens
 from a1_sgl.evals.estimators import Interval, clustered, maj_at, pass_at, sizes
 from a1_sgl.records import ChainRecord, RunFolder
 from a1_sgl.types import Usage, VerdictEvent, calls_of
@@ -61,8 +61,15 @@ def take_over(verdicts: Sequence[VerdictEvent], nominal: float | None) -> dict[s
     }
 
 
-def summarise(folder: RunFolder, lost: int, errors: Mapping[str, int]) -> dict[str, Any]:
-    """What ``summary.json`` holds."""
+def summarise(folder: RunFolder, lost: int | None = None, errors: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """What ``summary.json`` holds.
+
+    Accuracy is that of the chains that are graded; counts, time and cost are those of all that are finished, and tokens
+    and calls also those of chains that were lost.
+
+    Args:
+        lost: how many chains were lost, and `errors` to what, where that is not to be taken from the record.
+    """
     configuration = folder.run["configuration"]
     by_question: dict[str, list[ChainRecord]] = defaultdict(list)
     for chain in sorted(folder.chains, key=lambda one: one.sample):
@@ -71,7 +78,8 @@ def summarise(folder: RunFolder, lost: int, errors: Mapping[str, int]) -> dict[s
     groups = list(by_question.values())
     usage = Usage.of(folder.events)
     verdicts = [event for event in folder.events if isinstance(event, VerdictEvent)]
-    seconds = [chain.ended - chain.started for chain in folder.chains]
+    seconds = [chain.ended - chain.started for chain in folder.finished]
+    gone = folder.lost()
     return {
         "schema": folder.run["schema"],
         "task": configuration["task"],
@@ -85,27 +93,19 @@ def summarise(folder: RunFolder, lost: int, errors: Mapping[str, int]) -> dict[s
         "answer_accuracy": accuracy([[voted(configuration["vote"], group)] for group in groups]),
         **at_k(groups, configuration["chains"]),
         "take_over": take_over(verdicts, (configuration["gate"] or {}).get("alpha")),
-        "tokens": {
-            "draft_decode": usage.decode.get("draft", 0),
-            "target_decode": usage.decode.get("target", 0),
-            "draft_dropped": usage.dropped.get("draft", 0),
-            "target_dropped": usage.dropped.get("target", 0),
-            "draft_prefill": usage.prefill.get("draft", 0),
-            "target_prefill": usage.prefill.get("target", 0),
-            "prompt": usage.prompt,
-            "cached_share": usage.cached_share,
-        },
+        "tokens": {**tokens(usage), "prompt": usage.prompt, "cached_share": usage.cached_share},
         "perplexity": perplexity(folder.events),
         "flops": flops(usage, folder.run["environment"].get("parameters", {})),
         "energy_j": folder.run.get("energy_j"),
         "wall_s": (wall := folder.wall()),
-        "question_s": latency(folder.chains),
-        "per_second": throughput(usage, len(groups), wall),
+        "question_s": latency(folder.finished, folder.run["sessions"]),
+        "per_second": throughput(usage, len({chain.question for chain in folder.finished}), wall),
         "chain_s": {"median": statistics.median(seconds), "longest": max(seconds)} if seconds else None,
         "calls": call_times(calls_of(folder.events)),
-        "chains_completed": len(folder.chains),
-        "chains_stopped": sum(chain.ending == "stopped" for chain in folder.chains),
-        "chains_lost": lost,
+        "chains_completed": len(folder.finished),
+        "chains_ungraded": len(folder.ungraded()),
+        "chains_stopped": sum(chain.ending == "stopped" for chain in folder.finished),
+        "chains_lost": len(gone) if lost is None else lost,
         "not_compared": dict(Counter(chain.note for chain in folder.chains if chain.note)),
-        "errors": dict(errors),
+        "errors": dict(Counter(gone.values()) if errors is None else errors),
     }

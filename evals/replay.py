@@ -1,7 +1,8 @@
 """Replay: gates run over recorded chains, in seconds and without a model.
 
 A record says what every chunk's score was. A gate is shown these scores in some order of arrival, and what it decides
-is audited. What a replay cannot know is in `UNKNOWN`.
+is audited. A chunk that was drawn again in its turn is a chunk for each draw, and a gate decides on all of them. What a
+replay cannot know is in `UNKNOWN`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +42,16 @@ from a1_sgl.errors import ConfigError
 
 UNKNOWN = (
     "A replay cannot know how a chain would have gone on after a decision other than the recorded one; it keeps the "
-    "recorded chunks. So it tells rates, deviations and selectivity on this record, and nothing of accuracy, tokens or "
-    "time. The order of arrival is simulated, not recorded. Intervals count chunks as independent, which chunks of one "
-    "chain are not."
+    "recorded chunks, all draws of a turn included. So it tells rates, deviations and selectivity on this record, and "
+    "nothing of accuracy, tokens or time. The order of arrival is simulated, not recorded. Intervals count chunks as "
+    "independent, which chunks of one chain are not."
 )
 AUTHORS = "authors"
 SYNCHRONOUS = "synchronous"
 SPLIT = "split"
 RULES = {
     AUTHORS: "the authors' rule: take over where the rank among a fixed array of turn-0 scores is 1 - alpha or more",
-    SYNCHRONOUS: "after every turn all chains of a question wait and the worst alpha * m are handed over",
+    SYNCHRONOUS: "all chains of a question wait after every turn; the worst alpha * m, by first draws, are handed over",
     SPLIT: "one fixed bank, the array of --calibration; the level is alpha",
 }
 ORDERS = ("random", "turns")
@@ -56,16 +59,20 @@ ORDERS = ("random", "turns")
 
 @dataclass(frozen=True)
 class Chunk:
-    """A recorded chunk: its turn, its score, and its percentile in the array it was gated with, if recorded."""
+    """A recorded chunk: its turn, its score, and its percentile in the array it was gated with, if recorded.
+
+    `attempt` says which of the turn's draws it is, from 0.
+    """
 
     turn: int
     score: float
     percentile: float | None = None
+    attempt: int = 0
 
 
 @dataclass(frozen=True)
 class RecordedChain:
-    """A chain's scored chunks, in order."""
+    """A chain's scored chunks, in order; where a turn has several draws, each is one."""
 
     question: str
     sample: int
@@ -98,7 +105,8 @@ def read(paths: Sequence[Path]) -> Trace:
     """Reads run folders, their ``events.jsonl``, or files of one recorded chain a line; gzip by the name.
 
     Raises:
-        ConfigError: a file is missing, has another format, or holds no scored chunk; the line is named.
+        ConfigError: a file is missing, has another format, tells twice of one draw, or holds no scored chunk; the line
+            is named.
     """
     chains: list[RecordedChain] = []
     unscored = 0
@@ -132,12 +140,13 @@ class _Verdict(_Row):
     question: str
     sample: NonNegativeInt
     turn: NonNegativeInt
+    attempt: NonNegativeInt = 0
     score: FiniteFloat
     task: str = ""
 
 
 def _read(file: Path, prefix: str) -> tuple[list[RecordedChain], int]:
-    chains: dict[tuple[str, int], dict[int, Chunk]] = {}
+    chains: dict[tuple[str, int], dict[tuple[int, int], Chunk]] = {}
     tasks: dict[str, str] = {}
     unscored, number = 0, 0
     try:
@@ -151,9 +160,10 @@ def _read(file: Path, prefix: str) -> tuple[list[RecordedChain], int]:
                     question = prefix + verdict.question
                     tasks[question] = verdict.task
                     chunks = chains.setdefault((question, verdict.sample), {})
-                    if verdict.turn in chunks:
-                        raise ValueError(f"turn {verdict.turn} of chain {verdict.sample} was decided before")
-                    chunks[verdict.turn] = Chunk(verdict.turn, verdict.score)
+                    turn, attempt = verdict.turn, verdict.attempt
+                    if (turn, attempt) in chunks:
+                        raise ValueError(f"turn {turn} of chain {verdict.sample} was decided before, attempt {attempt}")
+                    chunks[turn, attempt] = Chunk(turn, verdict.score, attempt=attempt)
                     continue
                 chain = _Chain.model_validate(row)
                 name = (f"{prefix}{chain.problem}", chain.sample)
@@ -161,7 +171,7 @@ def _read(file: Path, prefix: str) -> tuple[list[RecordedChain], int]:
                     raise ValueError(f"chain {chain.sample} of problem {chain.problem} was read before")
                 scored = {turn: one for turn, one in enumerate(chain.turns) if "ppl" in one.model_fields_set}
                 unscored += len(chain.turns) - len(scored)
-                chains[name] = {turn: Chunk(turn, one.ppl, one.percentile) for turn, one in scored.items()}
+                chains[name] = {(turn, 0): Chunk(turn, one.ppl, one.percentile) for turn, one in scored.items()}
     except FileNotFoundError:
         raise ConfigError(f"{file} does not exist; name a run folder, an events.jsonl or a file of chains") from None
     except ValidationError as error:
@@ -171,7 +181,7 @@ def _read(file: Path, prefix: str) -> tuple[list[RecordedChain], int]:
     except (OSError, ValueError, EOFError) as error:
         raise ConfigError(f"{file}, line {number}: not a recorded chain or event: {error}") from error
     return [
-        RecordedChain(question, sample, tasks.get(question, ""), tuple(chunks[turn] for turn in sorted(chunks)))
+        RecordedChain(question, sample, tasks.get(question, ""), tuple(chunks[draw] for draw in sorted(chunks)))
         for (question, sample), chunks in chains.items()
     ], unscored
 
@@ -260,7 +270,7 @@ class Replay:
             chunk = chain.chunks[index]
             if skip(chain, index):
                 continue
-            place = Place(chain.question, chain.sample, chunk.turn, chain.task)
+            place = _place(chain, chunk)
             decisions.append(Decided(place, chunk.score, decide(chunk, place, index + 1 == len(chain.chunks))))
         return Audit.of(alpha, decisions)
 
@@ -290,9 +300,7 @@ class Replay:
                 return bool(chain.sample % 2) and index == 0
 
         def decide(chunk: Chunk, place: Place, last: bool) -> bool:
-            taken = gate(
-                chunk.score, question=place.question, sample=place.sample, turn=place.turn, task=place.task
-            ).take_over  # fmt: skip
+            taken = gate(chunk.score, **place._asdict()).take_over
             if last:
                 gate.finish(place.question, place.sample)
             return taken
@@ -300,6 +308,7 @@ class Replay:
         return decide, skip
 
     def _authors(self, alpha: float) -> Callable[[Chunk, Place, bool], bool]:
+        """Every draw is ranked in the array, which holds one score a chain: of its first chunk's first draw."""
         fixed = self.calibration
         if fixed is None:
             firsts = [chain.chunks[0] for chain in self.trace.chains]
@@ -310,16 +319,20 @@ class Replay:
         return lambda chunk, place, last: bisect_right(array, chunk.score) / n >= 1 - alpha
 
     def _synchronous(self, alpha: float) -> Audit:
+        """A chain counts once in a turn, by its first draw.
+
+        Later draws are left out of the audit: the budget is one of chains, and the rule does not say how a chain that
+        was handed over goes on.
+        """
         budget = round(alpha * self.trace.chains_per_question)
         cells: dict[tuple[str, int], list[tuple[RecordedChain, Chunk]]] = defaultdict(list)
         for chain in self.trace.chains:
-            for chunk in chain.chunks:
-                cells[chain.question, chunk.turn].append((chain, chunk))
+            for turn, draws in groupby(chain.chunks, attrgetter("turn")):
+                cells[chain.question, turn].append((chain, next(draws)))
         decisions = []
         for cell in cells.values():
             for (chain, chunk), taken in zip(cell, worst([chunk.score for _, chunk in cell], budget), strict=True):
-                place = Place(chain.question, chain.sample, chunk.turn, chain.task)
-                decisions.append(Decided(place, chunk.score, taken))
+                decisions.append(Decided(_place(chain, chunk), chunk.score, taken))
         return Audit.of(alpha, decisions)
 
     def measure(self, audit: Audit) -> dict[str, Any]:
@@ -355,11 +368,15 @@ class Replay:
         bank, jumper, draws = ScoreBank(), SimpleJumper(), random.Random(seed)
         wealth = []
         for chain, index in arrivals(self.trace, seed, self.interleave, self.order):
-            place = Place(chain.question, chain.sample, chain.chunks[index].turn)
-            if watch(place):
-                ranked = bank.rank(chain.chunks[index].score, add=True)
+            chunk = chain.chunks[index]
+            if watch(_place(chain, chunk)):
+                ranked = bank.rank(chunk.score, add=True)
                 wealth.append(jumper.update(ranked.smoothed(draws.random())))
         return wealth
+
+
+def _place(chain: RecordedChain, chunk: Chunk) -> Place:
+    return Place(chain.question, chain.sample, chunk.turn, chain.task, chunk.attempt)
 
 
 def _mean(measures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from a1_sgl.errors import ConfigError
 from a1_sgl.evals import comparison
+from a1_sgl.evals.accounting import question_seconds
 from a1_sgl.evals.metrics import summarise
 from a1_sgl.evals.page import COLOURS, save
 from a1_sgl.records import RunFolder
@@ -32,7 +33,7 @@ def write(page: Path, runs: Mapping[str, RunFolder], title: str = "Runs") -> lis
     for name, folder in runs.items():
         if not folder.chains:
             raise ConfigError(f"run {name} has no finished chain yet")
-    summaries = {name: summarise(folder, 0, {}) for name, folder in runs.items()}
+    summaries = {name: summarise(folder) for name, folder in runs.items()}
     try:
         sentences = [comparison.sentence(row) for row in comparison.compare(runs)] if len(runs) > 1 else []
     except ConfigError as error:
@@ -151,10 +152,7 @@ def _cost(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
 def _latency(runs: Mapping[str, RunFolder]) -> Figure:
     figure, axes = _axes("seconds from a question's first chain's begin to its last one's end", "share of questions")
     for i, (name, folder) in enumerate(runs.items()):
-        ends: defaultdict[str, list[float]] = defaultdict(list)
-        for chain in folder.chains:
-            ends[chain.question] += [chain.started, chain.ended]
-        axes.ecdf([max(times) - min(times) for times in ends.values()], color=_colour(i), label=name)
+        axes.ecdf(question_seconds(folder.finished, folder.run["sessions"]), color=_colour(i), label=name)
     axes.legend(fontsize=9)
     return figure
 
@@ -176,17 +174,17 @@ def _turns(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
 
 
 def _timeline(name: str, folder: RunFolder) -> Figure:
-    """Requests in flight on each runtime, by kind, over the run's last session."""
+    """Requests in flight for each role, by kind, over the run's last session."""
     figure, axes = _axes("seconds", "requests in flight", 2.6)
     groups: defaultdict[tuple[str, str], list[Call]] = defaultdict(list)
     begin = folder.run["sessions"][-1]
     for call in calls_of(folder.events):
         if call.started >= begin:
-            groups[call.runtime, call.kind].append(call)
-    for i, ((runtime, kind), calls) in enumerate(sorted(groups.items())):
+            groups[call.role, call.kind].append(call)
+    for i, ((role, kind), calls) in enumerate(sorted(groups.items())):
         steps = sorted([(call.started - begin, 1) for call in calls] + [(call.ended - begin, -1) for call in calls])
         x, y = [time for time, _ in steps], list(itertools.accumulate(by for _, by in steps))
-        axes.step(x, y, where="post", linewidth=0.9, color=_colour(i), label=f"{runtime} {kind}")
+        axes.step(x, y, where="post", linewidth=0.9, color=_colour(i), label=f"{role} {kind}")
     axes.set_title(name, fontsize=10)
     if groups:
         axes.legend(fontsize=8, ncols=3)

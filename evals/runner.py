@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+import asyncio
+import concurrent.futures
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,15 +12,17 @@ from typing import Any
 
 from a1_sgl.conformal import BUDGETS, DEFAULT, GATES, Card, Decider, GuardedGate, find_score, make
 from a1_sgl.conformal.alarm import ACTIONS
-from a1_sgl.errors import ChainAborted, ConfigError
+from a1_sgl.engine import Scope, stack, submit
+from a1_sgl.errors import ChainAborted, ConfigError, RecordFault
 from a1_sgl.evals.accounting import joules
-from a1_sgl.evals.environment import environment, packages
+from a1_sgl.evals.environment import environment, fingerprint, packages
+from a1_sgl.evals.grading_stage import Grading
 from a1_sgl.evals.metrics import summarise
 from a1_sgl.evals.tasks import Task, sha256
 from a1_sgl.programs import Program, find_program, stop_strings
 from a1_sgl.records import Recorder, RunFolder
-from a1_sgl.runtime import DraftTarget, Endpoint, find_rate
-from a1_sgl.types import CalibrationEvent, Listener, LostEvent, Question, Result, VerdictEvent
+from a1_sgl.session import Backend, find_rate, stoppable
+from a1_sgl.types import CalibrationEvent, ChainEvent, Event, Listener, LostEvent, Question, Result, VerdictEvent
 from a1_sgl.voting import find_vote
 
 
@@ -73,14 +75,8 @@ class Eval:
     allow_mismatch: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        names = self.strategy.own
-        if unknown := [name for name in self.parameters if name not in names]:
-            raise ConfigError(f"program {self.program} has no parameter {unknown[0]!r}; it has {', '.join(names)}")
         for name, value in self.parameters.items():
-            _check_type(self.program, name, value, self.strategy.default(name))
-        for name in ("vote", "rate"):
-            if getattr(self, name) is not None and not self.strategy.shared(name):
-                raise ConfigError(f"program {self.program} has no parameter {name!r}")
+            self.strategy.check(name, value)
         if self.gate_kind not in (*GATES, *BUDGETS):
             raise ConfigError(f"unknown gate {self.gate_kind!r}; known: {', '.join([*GATES, *BUDGETS])}")
         if self.alarm not in (None, *ACTIONS):
@@ -103,7 +99,7 @@ class Eval:
             self.gate()
         except ValueError as error:
             raise ConfigError(str(error)) from error
-        if self.strategy.needs_pair and self.runtime is not None:
+        if self.strategy.takes_over and self.runtime is not None:
             raise ConfigError(f"program {self.program} uses both runtimes, not the {self.runtime} alone")
 
     @cached_property
@@ -114,7 +110,7 @@ class Eval:
     @property
     def gated(self) -> bool:
         """Whether the program runs with a gate."""
-        return self.strategy.needs_gate or (self.strategy.gated and self.alpha is not None)
+        return self.strategy.gate == "required" or (self.strategy.gate == "optional" and self.alpha is not None)
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -126,7 +122,7 @@ class Eval:
     @property
     def voted(self) -> str:
         """The vote that makes the answer."""
-        return self.vote or (self.strategy.default("vote") if self.strategy.shared("vote") else "majority")
+        return self.vote or self.strategy.vote
 
     @property
     def score(self) -> str:
@@ -143,7 +139,7 @@ class Eval:
         """The questions. Errors as in `Task.questions`."""
         return self.task.questions(self.split, self.questions, self.seed, self.levels, self.family)
 
-    def protocol(self, backend: Endpoint | DraftTarget) -> dict[str, Any]:
+    def protocol(self, backend: Backend) -> dict[str, Any]:
         """What the scores depend on; a card holds it and is refused where it differs."""
         return {
             "task": self.task.name,
@@ -155,10 +151,10 @@ class Eval:
             "score": self.score,
             "stop": self.stop,
             "sampling": dict(self.sampling),
-            "models": {runtime.name: runtime.fingerprint() for runtime in _runtimes(backend)},
+            "models": {role.name: fingerprint(role.engine) for role in backend.roles.all},
         }
 
-    def configuration(self, backend: Endpoint | DraftTarget) -> dict[str, Any]:
+    def configuration(self, backend: Backend) -> dict[str, Any]:
         """What ``run.json`` holds and a resumed run must equal."""
         gate = None
         if self.gated:
@@ -170,6 +166,7 @@ class Eval:
         return self.protocol(backend) | {
             "split": self.split,
             "runtime": self.runtime,
+            "grader": self.task.grader,
             "vote": self.voted,
             "rate": self.rate,
             "questions": len(self.asked),
@@ -192,34 +189,15 @@ class Eval:
         return gate
 
     def run(
-        self, question: Question, samples: Sequence[int], backend: Endpoint | DraftTarget, gate: Decider | None,
-        listener: Listener,
-    ) -> Result:  # fmt: skip
-        """Runs the program on one question. Errors as in `run_chains`."""
-        shared = {"vote": self.vote, "rate": self.rate, "gate": gate}
-        given = {name: value for name, value in shared.items() if value is not None}
-        if self.strategy.shared("seed"):
-            given["seed"] = self.seed
-        state = self.strategy.function.run(
-            question=question, samples=len(samples) if self.strategy.joint else tuple(samples), listener=listener,
-            backend=backend, stop=self.stop, **self.sampling, **self.arguments, **given,
+        self, question: Question, samples: Sequence[int], backend: Backend, gate: Decider | None, listener: Listener
+    ) -> Result:
+        """Runs the program on one question. Errors as in `Program.run`."""
+        state = self.strategy.run(
+            question=question, samples=samples, listener=listener, backend=backend, gate=gate, vote=self.vote,
+            rate=self.rate, seed=self.seed, stop=self.stop, **self.sampling, **self.arguments,
         )  # fmt: skip
         result: Result = state.ret_value
         return result
-
-
-def _runtimes(backend: Endpoint | DraftTarget) -> list[Endpoint]:
-    return [backend.draft, backend.target] if isinstance(backend, DraftTarget) else [backend]
-
-
-def _check_type(program: str, name: str, value: Any, default: Any) -> None:
-    """Refuses a parameter that is not of its default's kind."""
-    kinds: dict[type, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,), tuple: (list, tuple)}
-    wanted = kinds.get(type(default))
-    if wanted is None or (isinstance(value, wanted) and isinstance(value, bool) == isinstance(default, bool)):
-        return
-    what = {int: "a whole number", float: "a number", str: "text", tuple: "a list"}[type(default)]
-    raise ConfigError(f"program {program}: {name} must be {what}, such as {default!r}, not {value!r}")
 
 
 class Interrupted(Exception):
@@ -227,10 +205,12 @@ class Interrupted(Exception):
 
 
 Progress = Callable[[Recorder, int], None]
+Work = tuple[Question, tuple[int, ...]]
+"""A question, and which of its chains are to be run."""
 
 
 def evaluate(
-    plan: Eval, backend: Endpoint | DraftTarget, out: Path, progress: Progress | None = None
+    plan: Eval, backend: Backend, out: Path, progress: Progress | None = None
 ) -> tuple[RunFolder, dict[str, Any]]:
     """Runs what is missing of `plan` in folder `out` and writes the summary.
 
@@ -238,7 +218,9 @@ def evaluate(
         progress: called about twice a second with the recorder and the number of chains planned.
 
     Raises:
-        ConfigError: the folder belongs to another configuration, or the card to another set-up or to these questions.
+        ConfigError: the folder belongs to another configuration or is written to by another process, or the card to
+            another set-up or to these questions.
+        RecordFault: the folder cannot be written any more; what it holds is whole.
         Interrupted: Ctrl-C, after calls in flight were aborted.
     """
     questions = plan.asked
@@ -248,11 +230,41 @@ def evaluate(
             allow=plan.allow_mismatch,
         )  # fmt: skip
     together = plan.chains if plan.strategy.joint else 1
-    folder = RunFolder.open(out, plan.configuration(backend), environment(_runtimes(backend)), together=together)
-    folder.ask(questions)
-    recorder = Recorder(folder, {question.id: question for question in questions}, plan.task.grade)
-    gate = plan.gate()
-    if gate is not None:  # as it was when the run stopped: scores of finished chains join in recorded order
+    planned, interrupted = len(questions) * plan.chains, False
+    with RunFolder.open(out, plan.configuration(backend), environment(backend), together=together) as folder:
+        folder.ask(questions)
+        gate = resumed(plan.gate(), folder)
+        done = folder.done()
+        todo = [(q, tuple(s for s in range(plan.chains) if (q.id, s) not in done)) for q in questions]
+        energy = joules()
+
+        def tick() -> None:
+            if progress is not None:
+                progress(recorder, planned)
+
+        asked = {question.id: question for question in questions}
+        try:
+            with Grading(folder, asked, plan.task.grade, tick) as grading, Recorder(folder, grading.submit) as recorder:
+                run = _Run(plan, backend, gate, recorder, [work for work in todo if work[1]])
+                run.watch(tick)
+        except KeyboardInterrupt:  # of the chains, or a second one, or of the wait for the last grades
+            interrupted = True
+        if energy is not None and (now := joules()) is not None:
+            folder.add_energy(now - energy)
+        summary = summarise(folder)
+        if isinstance(gate, GuardedGate):
+            summary["alarms"] = [
+                {"question": str(a.place.question), "wealth": a.wealth, "watched": a.watched} for a in gate.alarms
+            ]
+        folder.write_summary(summary)
+        if interrupted or run.aborted:  # counted now, when no chain is under way any more
+            raise Interrupted(f"stopped; {len(folder.finished)} of {planned} chains are kept in {out}")
+        return folder, summary
+
+
+def resumed(gate: Decider | None, folder: RunFolder) -> Decider | None:
+    """The gate as it was when the run stopped: scores of finished chains join in recorded order."""
+    if gate is not None:
         for event in folder.events:
             if isinstance(event, VerdictEvent):
                 gate.observe(event.score, event.take_over, **event.place._asdict())
@@ -260,62 +272,109 @@ def evaluate(
                 gate.calibrate(event.score, question=event.question, task=event.task)
         for name in folder.done():
             gate.finish(*name)
-    done = folder.done()
-    todo = [(q, tuple(s for s in range(plan.chains) if (q.id, s) not in done)) for q in questions]
-    todo = [(question, samples) for question, samples in todo if samples]
-    halt = threading.Event()
-    unusable: list[ConfigError] = []
+    return gate
 
-    def solve(question: Question, samples: tuple[int, ...]) -> None:
-        if halt.is_set():
-            return
+
+class _Run:
+    """The questions that are left, on the event loop; so many are begun that no place for a chain is ever empty."""
+
+    def __init__(
+        self, plan: Eval, backend: Backend, gate: Decider | None, recorder: Recorder, todo: Sequence[Work]
+    ) -> None:
+        self._plan, self._backend, self._gate, self._recorder, self._todo = plan, backend, gate, recorder, todo
+        # A question begins with its prompt, and where its chains go from step to step some of them wait: so about twice
+        # as many chains are begun as have places, and never fewer than have.
+        self._places = backend.admission.limit
+        self._open: dict[str, set[int]] = {}
+        self._ended: asyncio.Event | None = None
+        self._scope = Scope()
+        self._fault: Exception | None = None
+        self.aborted = False
+
+    def watch(self, tick: Callable[[], None]) -> None:
+        """Runs them all, and calls `tick` about twice a second meanwhile.
+
+        Raises:
+            ConfigError: what no question would fare better with.
+            RecordFault: a chain could not be recorded.
+            BaseException: whatever interrupts it, when what was under way has ended.
+        """
+        with stoppable() as self._scope:
+            running = submit(self._all())
         try:
-            plan.run(question, samples, backend, gate, recorder)
-        except ChainAborted:
-            pass
-        except ConfigError as error:  # no question would fare better
-            unusable.append(error)
-            halt.set()
+            while not running.done():
+                concurrent.futures.wait([running], timeout=0.5)
+                tick()
+        except BaseException:
+            self._scope.stop()
+            concurrent.futures.wait([running])
+            raise
+        running.result()
+        if self._fault is not None:
+            raise self._fault
+
+    async def _all(self) -> None:
+        self._ended = asyncio.Event()
+        tasks: set[asyncio.Task[None]] = set()
+        for question, samples in self._todo:
+            while self._crowded(len(samples)):
+                self._ended.clear()
+                await self._ended.wait()
+            if self._scope.stopped:
+                break
+            self._open[question.id] = set(samples)
+            task = asyncio.create_task(self._one(question, samples))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def _crowded(self, more: int) -> bool:
+        begun = sum(map(len, self._open.values()))
+        return begun >= self._places and begun + more > 2 * self._places
+
+    async def _one(self, question: Question, samples: tuple[int, ...]) -> None:
+        try:
+            await stack(self._plan.run, question, samples, self._backend, self._gate, self._hear)
+        except ChainAborted:  # with the whole run
+            self.aborted = True
+        except (ConfigError, RecordFault) as error:  # no question would fare better
+            self._stop(error)
         except Exception as error:  # the prompt failed, or every chain did; the others go on
+            self._lost(question, samples, f"{type(error).__name__}: {error}")
+        finally:
+            self._open.pop(question.id, None)
+            self._one_ended()
+
+    def _hear(self, event: Event) -> None:
+        try:
+            self._recorder(event)
+        except RecordFault as fault:
+            self._stop(fault)
+            raise
+        if isinstance(event, ChainEvent | LostEvent):
+            self._open.get(event.question, set()).discard(event.sample)
+            self._one_ended()
+
+    def _lost(self, question: Question, samples: Iterable[int], error: str) -> None:
+        try:
             for sample in samples:
-                if (question.id, sample) not in recorder.lost:
-                    recorder(LostEvent(question=question.id, sample=sample, error=f"{type(error).__name__}: {error}"))
+                name = (question.id, sample)
+                if name not in self._recorder.lost and not self._recorder.folder.has(*name):
+                    self._recorder(LostEvent(question=question.id, sample=sample, error=error))
+        except RecordFault as fault:
+            self._stop(fault)
 
-    # A program waits for its chains, and each unfinished one has a chain in a lane or waiting for one: with a thread a
-    # lane, no lane is ever empty while questions remain.
-    pool = ThreadPoolExecutor(backend.lanes.limit, thread_name_prefix="question")
-    energy = joules()
-    planned = len(questions) * plan.chains
-    try:
-        pending: set[Future[None]] = {pool.submit(solve, question, samples) for question, samples in todo}
-        while pending:
-            _, pending = wait(pending, timeout=0.5)
-            if progress is not None:
-                progress(recorder, planned)
-    except KeyboardInterrupt:
-        halt.set()
-        backend.abort()
-    finally:
-        pool.shutdown(cancel_futures=True)
-        lost = {name: why for name, why in recorder.lost.items() if name not in folder.done()}
-        if energy is not None and (now := joules()) is not None:
-            folder.add_energy(now - energy)
-        summary = summarise(folder, len(lost), recorder.errors())
-        if isinstance(gate, GuardedGate):
-            summary["alarms"] = [
-                {"question": str(a.place.question), "wealth": a.wealth, "watched": a.watched} for a in gate.alarms
-            ]
-        folder.write_summary(summary)
-    if unusable:
-        raise unusable[0]
-    if halt.is_set():  # counted now, when no chain is under way any more
-        raise Interrupted(f"stopped; {len(folder.chains)} of {planned} chains are kept in {out}")
-    return folder, summary
+    def _stop(self, error: Exception) -> None:
+        self._fault = self._fault or error
+        self._scope.stop()
+
+    def _one_ended(self) -> None:
+        if self._ended is not None:
+            self._ended.set()
 
 
-def calibrate(
-    plan: Eval, backend: DraftTarget | Endpoint, out: Path, progress: Progress | None = None
-) -> tuple[Card, dict[str, Any]]:
+def calibrate(plan: Eval, backend: Backend, out: Path, progress: Progress | None = None) -> tuple[Card, dict[str, Any]]:
     """Runs `plan` with a gate that starts empty and makes a card of all its scores.
 
     Draft chunks after a take-over differ from those before, so the scores are collected under the policy they are

@@ -7,7 +7,7 @@ from pathlib import Path
 from a1_sgl.evals.runner import Eval, evaluate
 from a1_sgl.evals.tasks import find_task
 from a1_sgl.launch.pocket import pocket_pair
-from a1_sgl.runtime import DraftTarget
+from a1_sgl.session import Backend
 
 PLANS = {
     "a1": {"parameters": {"take_over": "replace"}, "alpha": 0.25},
@@ -15,7 +15,7 @@ PLANS = {
 }
 
 with (
-    DraftTarget.connect(*sys.argv[1:3]) if len(sys.argv) > 2 else pocket_pair() as pair,
+    Backend.connect(*sys.argv[1:3]) if len(sys.argv) > 2 else pocket_pair() as pair,
     tempfile.TemporaryDirectory() as folder,
 ):
     for program, what in PLANS.items():

@@ -7,7 +7,7 @@ from a1_sgl.conformal import Gate, MondrianBank, score
 from a1_sgl.evals.tasks import find_task
 from a1_sgl.launch.pocket import pocket_pair
 from a1_sgl.programs import a1, stop_strings
-from a1_sgl.runtime import DraftTarget
+from a1_sgl.session import Backend
 from a1_sgl.voting import vote
 
 
@@ -23,7 +23,7 @@ def fewest(chains):
     return [1 / (1 + chain.take_overs) for chain in chains]
 
 
-with DraftTarget.connect(*sys.argv[1:3]) if len(sys.argv) > 2 else pocket_pair() as pair:
+with Backend.connect(*sys.argv[1:3]) if len(sys.argv) > 2 else pocket_pair() as pair:
     gate = Gate(0.25, MondrianBank("turn"))  # a bank for each turn
     for question in find_task("chain").questions("test", 5, levels="6:10"):
         result = a1.run(

@@ -2,17 +2,19 @@
 
     a1 eval --program examples/my_program.py:second_opinion --out runs/second-opinion
 
-The draft writes a whole chain; where the gate finds its last chunk strange, the target writes the chain anew. The
-signature says what it needs: a gate, and, by ``target_tokens``, a pair of runtimes.
+The draft writes a whole chain; where the gate finds its last chunk strange, the target writes the chain anew.
+`program` says what it needs: a gate, and a pair of runtimes, of which the target takes over.
 """
 
 import sglang as sgl
 
-from a1_sgl.runtime import run_chains
+from a1_sgl.programs import program
+from a1_sgl.session import run_chains
 
 
+@program(gate="required", takes_over=True)
 @sgl.function
-def second_opinion(s, question, gate, samples=4, listener=None, turns=24, draft_tokens=500, target_tokens=4096):
+def second_opinion(s, query, gate, turns=24, draft_tokens=500, target_tokens=4096):
     """The draft writes to the end, its last chunk is judged, and what is strange the target writes anew."""
 
     def body(chain):
@@ -25,4 +27,4 @@ def second_opinion(s, question, gate, samples=4, listener=None, turns=24, draft_
                 chain.drop(chunk)
             chain.target(target_tokens, stop=[])
 
-    return run_chains(s, question, samples, body, listener)
+    return run_chains(s, query, body)

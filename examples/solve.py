@@ -4,16 +4,16 @@ import sys
 
 from a1_sgl.conformal import make
 from a1_sgl.launch.pocket import pocket_pair
-from a1_sgl.programs import a1, stop_strings, stream
-from a1_sgl.runtime import DraftTarget
+from a1_sgl.programs import a1, stop_strings
+from a1_sgl.session import Backend
 from a1_sgl.types import AnswerEvent, ChunkEvent, VerdictEvent
 
 QUESTION = "Start with 17. Add 8. Multiply by 3. Subtract 21. What is the result?"
 
-with DraftTarget.connect(*sys.argv[1:3]) if len(sys.argv) > 2 else pocket_pair() as pair:
+with Backend.connect(*sys.argv[1:3]) if len(sys.argv) > 2 else pocket_pair() as pair:
     gate = make("marginal", alpha=0.25)  # from an empty bank: its first p-values are mere chance
-    events = stream(
-        a1, question=QUESTION, gate=gate, samples=2, turns=20, draft_tokens=32, target_tokens=32, take_over="replace",
+    events = a1.stream(
+        question=QUESTION, gate=gate, samples=2, turns=20, draft_tokens=32, target_tokens=32, take_over="replace",
         backend=pair, temperature=0.6, stop=stop_strings("step"),
     )  # fmt: skip
     for event in events:

@@ -1,19 +1,18 @@
 """One model, sixteen chains, stopped as soon as the vote is decided: python examples/vote.py [URL]"""
 
 import sys
-from contextlib import nullcontext
 
 from a1_sgl.launch.pocket import pocket_pair
 from a1_sgl.programs import self_consistency
-from a1_sgl.runtime import Endpoint
+from a1_sgl.session import Backend
 
 QUESTION = "Start with 17. Add 8. Multiply by 3. Subtract 21. What is the result?"
 
-with nullcontext() if len(sys.argv) > 1 else pocket_pair() as pair:
-    endpoint = Endpoint(sys.argv[1], "draft") if pair is None else pair.draft
+with Backend.connect(draft=sys.argv[1]) if len(sys.argv) > 1 else pocket_pair() as backend:
     state = self_consistency.run(
-        question=QUESTION, samples=16, stop_when="decided", max_tokens=256, backend=endpoint, temperature=0.6
-    )
+        question=QUESTION, samples=16, stop_when="decided", max_tokens=256, temperature=0.6,
+        backend=backend.alone("draft"),
+    )  # fmt: skip
     result = state.ret_value
     for chain in result.chains:
         print(f"chain {chain.sample:2}  {chain.ending:8}  {chain.answer}")

@@ -77,7 +77,7 @@ def alive(pid: int, born: float) -> bool:
     """Whether the process `pid` that was born then still runs."""
     try:
         process = psutil.Process(pid)
-        return abs(process.create_time() - born) < 1 and process.status() != psutil.STATUS_ZOMBIE
+        return bool(abs(process.create_time() - born) < 1 and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 

@@ -6,26 +6,24 @@ Source: *A1: Asynchronous Test-Time Scaling via Conformal Prediction* (arXiv 250
 from __future__ import annotations
 
 import sglang as sgl
+from sglang.lang.interpreter import ProgramState
 
 from a1_sgl.conformal import Decider, find_score
 from a1_sgl.errors import ConfigError
+from a1_sgl.programs.contract import program
 from a1_sgl.programs.steps import redraw
-from a1_sgl.runtime import Chain, Group
-from a1_sgl.types import Listener, Question, Result
+from a1_sgl.session import Chain, Group, Query
+from a1_sgl.types import Result
 
 TAKE_OVERS = ("continue", "replace", "resample")
 
 
+@program(gate="required", takes_over=True)
 @sgl.function
 def a1(
-    s: sgl.lang.interpreter.ProgramState,
-    question: str | Question,
+    s: ProgramState,
+    query: Query,
     gate: Decider,
-    samples: int | tuple[int, ...] = 4,
-    listener: Listener | None = None,
-    vote: str = "majority",
-    rate: str | None = None,
-    seed: int | None = None,
     turns: int = 15,
     draft_tokens: int = 500,
     target_tokens: int = 500,
@@ -70,6 +68,6 @@ def a1(
             if chain.end_turn():
                 break
 
-    with Group(s, question, samples, listener, vote=vote, rate=rate, seed=seed) as group:
+    with Group(s, query) as group:
         group.rehearse(rehearse, presample)
         return group.run(body)

@@ -7,23 +7,21 @@ Source: A1 (arXiv 2509.15148) for the gate; verification off the critical path, 
 from __future__ import annotations
 
 import sglang as sgl
+from sglang.lang.interpreter import ProgramState
 
 from a1_sgl.conformal import Decider, find_score
 from a1_sgl.errors import ConfigError
-from a1_sgl.runtime import Chain, run_chains
-from a1_sgl.types import Listener, Question, Result
+from a1_sgl.programs.contract import program
+from a1_sgl.session import Chain, Query, run_chains
+from a1_sgl.types import Result
 
 
+@program(gate="required", takes_over=True)
 @sgl.function
 def a1_lookahead(
-    s: sgl.lang.interpreter.ProgramState,
-    question: str | Question,
+    s: ProgramState,
+    query: Query,
     gate: Decider,
-    samples: int | tuple[int, ...] = 4,
-    listener: Listener | None = None,
-    vote: str = "majority",
-    rate: str | None = None,
-    seed: int | None = None,
     turns: int = 15,
     draft_tokens: int = 500,
     target_tokens: int = 500,
@@ -53,13 +51,8 @@ def a1_lookahead(
             ahead = None
             if chain.ending is None and turn + 1 < turns:
                 ahead = chain.fork()
-                ahead.begin(ahead.writer, draft_tokens)
-            try:
-                handed = chain.judge(chunk, gate, score=by, replace=take_over == "replace")
-            except BaseException:
-                if ahead is not None:
-                    ahead.discard()
-                raise
+                ahead.begin(ahead.roles.writer, draft_tokens)
+            handed = chain.judge(chunk, gate, score=by, replace=take_over == "replace")
             if handed:
                 if ahead is not None:
                     ahead.stop()
@@ -73,4 +66,4 @@ def a1_lookahead(
                 break
             chunk = chain.draft(draft_tokens)
 
-    return run_chains(s, question, samples, body, listener, vote=vote, rate=rate, seed=seed)
+    return run_chains(s, query, body)

@@ -7,22 +7,20 @@ from __future__ import annotations
 
 import sglang as sgl
 from scipy.special import softmax
+from sglang.lang.interpreter import ProgramState
 
 from a1_sgl.conformal import find_score
 from a1_sgl.errors import ConfigError
-from a1_sgl.runtime import Group, Scored
-from a1_sgl.types import Listener, Question, Result
+from a1_sgl.programs.contract import program
+from a1_sgl.session import Group, Query, Scored
+from a1_sgl.types import Result
 
 
+@program(takes_over=True, joint=True)
 @sgl.function
 def a1_sync(
-    s: sgl.lang.interpreter.ProgramState,
-    question: str | Question,
-    samples: int = 4,
-    listener: Listener | None = None,
-    vote: str = "majority",
-    rate: str | None = None,
-    seed: int | None = None,
+    s: ProgramState,
+    query: Query,
     turns: int = 15,
     draft_tokens: int = 500,
     target_tokens: int = 500,
@@ -46,10 +44,10 @@ def a1_sync(
     """
     if take_over not in ("continue", "replace"):
         raise ConfigError(f"unknown take-over {take_over!r}; known: continue, replace")
-    if not 0 <= budget <= samples:
-        raise ConfigError(f"budget must lie between 0 and samples = {samples}, not {budget}")
+    if not 0 <= budget <= query.chains:
+        raise ConfigError(f"budget must lie between 0 and samples = {query.chains}, not {budget}")
     by = find_score(score)
-    with Group(s, question, samples, listener, vote=vote, rate=rate, seed=seed) as group:
+    with Group(s, query) as group:
         for _ in range(turns):
             if not (going := [chain for chain in group.chains if chain.ending is None]):
                 break

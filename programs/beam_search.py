@@ -7,21 +7,19 @@ loss on the step, which needs no training.
 from __future__ import annotations
 
 import sglang as sgl
+from sglang.lang.interpreter import ProgramState
 
+from a1_sgl.programs.contract import program
 from a1_sgl.programs.steps import by_loss, search
-from a1_sgl.runtime import Group
-from a1_sgl.types import Listener, Question, Result
+from a1_sgl.session import Group, Query
+from a1_sgl.types import Result
 
 
+@program(samples=8, joint=True, vote="best")
 @sgl.function
 def beam_search(
-    s: sgl.lang.interpreter.ProgramState,
-    question: str | Question,
-    samples: int = 8,
-    listener: Listener | None = None,
-    vote: str = "best",
-    rate: str | None = None,
-    seed: int | None = None,
+    s: ProgramState,
+    query: Query,
     width: int = 4,
     turns: int = 40,
     draft_tokens: int = 500,
@@ -36,6 +34,6 @@ def beam_search(
     A chain that has ended keeps its place. Use it when a target can tell early that a chain goes wrong. All chains soon
     stem from one; `dvts` keeps them apart.
     """
-    with Group(s, question, samples, listener, vote=vote, rate=rate, seed=seed) as group:
+    with Group(s, query) as group:
         search(group, [group.chains], width, turns, by_loss(draft_tokens))
         return group.finish()

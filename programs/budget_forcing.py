@@ -6,20 +6,18 @@ Source: s1, *Simple test-time scaling* (arXiv 2501.19393, section 3).
 from __future__ import annotations
 
 import sglang as sgl
+from sglang.lang.interpreter import ProgramState
 
-from a1_sgl.runtime import Chain, run_chains
-from a1_sgl.types import Listener, Question, Result
+from a1_sgl.programs.contract import program
+from a1_sgl.session import Chain, Query, run_chains
+from a1_sgl.types import Result
 
 
+@program(samples=1)
 @sgl.function
 def budget_forcing(
-    s: sgl.lang.interpreter.ProgramState,
-    question: str | Question,
-    samples: int | tuple[int, ...] = 1,
-    listener: Listener | None = None,
-    vote: str = "majority",
-    rate: str | None = None,
-    seed: int | None = None,
+    s: ProgramState,
+    query: Query,
     max_tokens: int = 4096,
     extensions: int = 2,
     wait: str = "\n\nWait, ",
@@ -57,4 +55,4 @@ def budget_forcing(
             chain.append(answer_prompt)
             chain.draft(answer_tokens, stop="\n")
 
-    return run_chains(s, question, samples, body, listener, vote=vote, rate=rate, seed=seed)
+    return run_chains(s, query, body)

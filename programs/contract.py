@@ -1,46 +1,169 @@
-"""What the rest of the project knows of a program: its name, where it comes from, and what its signature says."""
+"""What a program is: an ``@sgl.function`` and a declaration of what it needs."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import importlib.util
 import inspect
 import queue
 import sys
-import threading
-from collections.abc import Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal, cast
 
+from sglang.lang.interpreter import ProgramState
 from sglang.lang.ir import SglFunction
 
+from a1_sgl.conformal import Decider
+from a1_sgl.engine import aside, stack, submit, wait
+from a1_sgl.engine.loop import elsewhere
 from a1_sgl.errors import ConfigError
-from a1_sgl.runtime import stoppable
-from a1_sgl.types import Event, Result
+from a1_sgl.session import Backend, Query
+from a1_sgl.types import Event, Listener, Question, Result
 
-SHARED = ("s", "question", "samples", "listener", "vote", "rate", "seed", "gate")
-"""Parameters that are no program's own."""
+Needs = Literal["none", "optional", "required"]
+
+_SAMPLING = frozenset(inspect.signature(SglFunction.run).parameters) - {
+    "self", "args", "kwargs", "max_new_tokens", "n", "stream", "backend", "use_thread"
+}  # fmt: skip
+"""What SGLang's ``run`` takes for sampling and a program passes on; lengths are the program's own."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """An ``@sgl.function`` that keeps the contract of `a1_sgl.programs`.
+    """An ``@sgl.function`` of the form ``def name(s, query[, gate], own=default, ...)``, and what it needs.
 
     Attributes:
-        function: the program; ``function.run(question=..., backend=..., ...)`` runs it.
+        function: the program itself; it takes a `Query`, and a gate if it needs one, beside its own parameters.
+        samples: how many chains it writes unless told otherwise.
+        gate: whether it takes a gate from `a1_sgl.conformal`, and whether it can do without.
+        takes_over: whether the target writes too; it then runs on a pair only.
+        joint: whether the chains of a question depend on each other, and so run all or none.
+        vote, rate: how the answer is made of the chains' answers unless told otherwise, as in `Query`.
         source: hash of the file it comes from, where that is not this library.
     """
 
     function: SglFunction
+    samples: int = 4
+    gate: Needs = "none"
+    takes_over: bool = False
+    joint: bool = False
+    vote: str = "majority"
+    rate: str | None = None
     source: str | None = None
 
     def __post_init__(self) -> None:
-        if missing := [name for name in ("question", "samples", "listener") if name not in self._parameters]:
+        leading = ["s", "query", "gate"][: 2 if self.gate == "none" else 3]
+        if (found := list(self._parameters)[: len(leading)]) != leading:
             raise ConfigError(
-                f"program {self.name} has no parameter {missing[0]!r}; a program takes question, samples and listener"
+                f"program {self.name} must begin ({', '.join(leading)}, ...), not ({', '.join(found)}, ...); "
+                "what it is declared with says whether it takes a gate"
             )
+        for name in self.own:
+            if self._parameters[name].default is inspect.Parameter.empty:
+                raise ConfigError(f"program {self.name}: its parameter {name} needs a default")
+            if name in _SHARED or name in _SAMPLING:
+                raise ConfigError(f"program {self.name}: {name} means something else in all programs; rename it")
+
+    # --- running ----------------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        *,
+        question: str | Question,
+        backend: Backend | None = None,
+        samples: int | Sequence[int] | None = None,
+        gate: Decider | None = None,
+        listener: Listener | None = None,
+        vote: str | None = None,
+        rate: str | None = None,
+        seed: int | None = None,
+        **settings: Any,
+    ) -> ProgramState:
+        """Runs the program; the state's ``ret_value`` is its `Result`.
+
+        The program and all of its chains run on the event loop, so that a listener, and a gate or score of one's own,
+        must not block; `a1_sgl.session.aside` is for what does.
+
+        Args:
+            question: a text, or a `Question`.
+            backend: the runtimes; None is ``sglang.set_default_backend``'s.
+            samples: how many chains; or, where they do not depend on each other, their numbers.
+            gate: decides on chunks; shared by all chains of all questions that it is given to.
+            listener: told of every event.
+            vote, rate, seed: as in `Query`; None is the program's way.
+            settings: its own parameters, sampling parameters and stop strings (`a1_sgl.programs.chunking`).
+
+        Raises:
+            ConfigError: an argument that it does not take, or runtimes that cannot play its roles.
+            RuntimeFault: every chain broke off.
+            ChainAborted: it was stopped from outside.
+        """
+        return wait(self._run(self._query(question, samples, listener, vote, rate, seed), backend, gate, settings))
+
+    async def arun(
+        self,
+        *,
+        question: str | Question,
+        backend: Backend | None = None,
+        samples: int | Sequence[int] | None = None,
+        gate: Decider | None = None,
+        listener: Listener | None = None,
+        vote: str | None = None,
+        rate: str | None = None,
+        seed: int | None = None,
+        **settings: Any,
+    ) -> ProgramState:
+        """Like `run`, to be awaited in any event loop. Cancelling it aborts its chains and waits for their end."""
+        query = self._query(question, samples, listener, vote, rate, seed)
+        return await elsewhere(self._run(query, backend, gate, settings))
+
+    def stream(self, **arguments: Any) -> Generator[Event, None, Result]:
+        """Runs the program and yields its events as they come; the `Result` is the generator's return value.
+
+        The last event is the question's `AnswerEvent`. Closing the generator aborts its chains.
+
+        Args:
+            arguments: as `run` takes them, but for ``listener``.
+
+        Raises:
+            A1Error: as `run` does.
+        """
+        events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        task = submit(self._told(events.put, arguments))
+        task.add_done_callback(lambda _: events.put(None))
+        try:
+            while (event := aside(events.get)) is not None:
+                yield event
+        finally:
+            if not task.done():
+                task.cancel()
+                aside(task.exception)
+        return cast(Result, task.result().ret_value)
+
+    async def astream(self, **arguments: Any) -> AsyncGenerator[Event, None]:
+        """Like `stream`, in any event loop; cancelling whoever iterates, or closing it, aborts its chains."""
+        events: asyncio.Queue[Event | None] = asyncio.Queue()
+        here = asyncio.get_running_loop()
+
+        def put(event: Event | None) -> None:
+            here.call_soon_threadsafe(events.put_nowait, event)
+
+        running = asyncio.ensure_future(elsewhere(self._told(put, arguments)))
+        running.add_done_callback(lambda _: events.put_nowait(None))
+        try:
+            while (event := await events.get()) is not None:
+                yield event
+        finally:
+            running.cancel()  # of no consequence where it is over
+            await asyncio.wait([running])
+        await running
+
+    # --- what it says of itself -------------------------------------------------------------------------------
 
     @property
     def name(self) -> str:
@@ -55,39 +178,103 @@ class Program:
     @property
     def own(self) -> list[str]:
         """Its own parameters."""
-        return [name for name in self._parameters if name not in SHARED]
-
-    @property
-    def gated(self) -> bool:
-        """Whether it takes a gate."""
-        return "gate" in self._parameters
-
-    @property
-    def needs_gate(self) -> bool:
-        """Whether it cannot do without."""
-        return self.gated and self._parameters["gate"].default is inspect.Parameter.empty
-
-    @property
-    def needs_pair(self) -> bool:
-        """Whether the target writes too, so that it needs both runtimes."""
-        return "target_tokens" in self._parameters
-
-    @property
-    def joint(self) -> bool:
-        """Whether the chains of a question depend on each other, and so run all or none."""
-        return str(self._parameters["samples"].annotation) in ("int", str(int))
-
-    def shared(self, name: str) -> bool:
-        """Whether it has that shared parameter; a user's program may do without ``vote``, ``rate`` and ``seed``."""
-        return name in self._parameters
+        return list(self._parameters)[2 if self.gate == "none" else 3 :]
 
     def default(self, name: str) -> Any:
-        """A parameter's default."""
+        """The default of one of its own parameters."""
         return self._parameters[name].default
 
-    @property
+    def check(self, name: str, value: Any) -> None:
+        """Refuses a value of one of its own parameters that is not of its default's kind.
+
+        Raises:
+            ConfigError: that, or it has no such parameter.
+        """
+        if name not in self.own:
+            raise ConfigError(f"program {self.name} has no parameter {name!r}; it has {', '.join(self.own)}")
+        default = self.default(name)
+        wanted, what = _KINDS.get(type(default), ((), ""))
+        if wanted and not (isinstance(value, wanted) and isinstance(value, bool) == isinstance(default, bool)):
+            raise ConfigError(f"program {self.name}: {name} must be {what}, such as {default!r}, not {value!r}")
+
+    def check_roles(self, pair: bool) -> None:
+        """Raises ConfigError where it needs a pair of runtimes and there is none."""
+        if self.takes_over and not pair:
+            raise ConfigError(
+                f"program {self.name} needs a draft and a target, who takes over; run it with "
+                "Backend.connect(draft=URL, target=URL)"
+            )
+
+    @cached_property
     def _parameters(self) -> dict[str, inspect.Parameter]:
         return dict(inspect.signature(self.function.func).parameters)
+
+    # --- inside -----------------------------------------------------------------------------------------------
+
+    def _query(
+        self, question: str | Question, samples: int | Sequence[int] | None, listener: Listener | None,
+        vote: str | None, rate: str | None, seed: int | None,
+    ) -> Query:  # fmt: skip
+        query = Query.of(
+            question, self.samples if samples is None else samples, listener=listener, vote=vote or self.vote,
+            rate=rate or self.rate, seed=seed,
+        )  # fmt: skip
+        if self.joint and query.samples != tuple(range(query.chains)):
+            raise ConfigError(
+                f"program {self.name}: the chains of a question depend on each other, so it takes how many, not "
+                f"{samples}"
+            )
+        return query
+
+    def _run(
+        self, query: Query, backend: Backend | None, gate: Decider | None, settings: dict[str, Any]
+    ) -> Coroutine[Any, Any, ProgramState]:
+        if gate is None and self.gate == "required":
+            raise ConfigError(f"program {self.name} needs a gate, such as a1_sgl.conformal.make('marginal', 0.25)")
+        if gate is not None and self.gate == "none":
+            raise ConfigError(f"program {self.name} takes no gate")
+        if unknown := [name for name in settings if name not in self.own and name not in _SAMPLING]:
+            raise ConfigError(
+                f"program {self.name} has no parameter {unknown[0]!r}; it has {', '.join(self.own)}, and SGLang's "
+                "sampling parameters"
+            )
+        if isinstance(backend, Backend):
+            self.check_roles(backend.roles.successor is not None)
+        if self.gate != "none":
+            settings = {"gate": gate, **settings}
+        return stack(self.function.run, query=query, backend=backend, use_thread=False, **settings)
+
+    def _told(self, listener: Listener, arguments: dict[str, Any]) -> Coroutine[Any, Any, ProgramState]:
+        if "listener" in arguments:
+            raise ConfigError("a stream is the listener; run() takes one")
+        return stack(self.run, listener=listener, **arguments)
+
+
+_SHARED = frozenset(("s", "query", "gate", "question", "samples", "listener", "vote", "rate", "seed", "backend"))
+"""What no program may call a parameter of its own."""
+
+_KINDS: dict[type, tuple[tuple[type, ...], str]] = {
+    int: ((int,), "a whole number"), float: ((int, float), "a number"), str: ((str,), "text"),
+    tuple: ((list, tuple), "a list"),
+}  # fmt: skip
+
+
+def program(
+    *, samples: int = 4, gate: Needs = "none", takes_over: bool = False, joint: bool = False, vote: str = "majority",
+    rate: str | None = None,
+) -> Callable[[SglFunction], Program]:  # fmt: skip
+    """Declares the ``@sgl.function`` below it a `Program`, with what it needs; arguments as there.
+
+    Raises:
+        ConfigError: the function does not have the form that is declared.
+    """
+
+    def declare(function: SglFunction) -> Program:
+        if not isinstance(function, SglFunction):
+            raise ConfigError(f"{function!r} is no @sgl.function; @program(...) stands above it")
+        return Program(function, samples, gate, takes_over, joint, vote, rate)
+
+    return declare
 
 
 def find_program(name: str) -> Program:
@@ -96,6 +283,8 @@ def find_program(name: str) -> Program:
     Raises:
         ConfigError: there is none, its file cannot be loaded, or it does not keep the contract.
     """
+    from dataclasses import replace
+
     from a1_sgl.programs import PROGRAMS
 
     path, colon, inner = name.rpartition(":")
@@ -110,12 +299,15 @@ def find_program(name: str) -> Program:
         raise ConfigError(f"program {name!r}: there is no file {path}")
     module = _load(file)
     found = getattr(module, inner, None)
-    if not isinstance(found, SglFunction):
-        known = [key for key, value in vars(module).items() if isinstance(value, SglFunction)]
+    if isinstance(found, SglFunction):
         raise ConfigError(
-            f"program {name!r}: {path} has no @sgl.function {inner!r}; it has {', '.join(known) or 'none'}"
+            f"program {name!r}: {inner} is an @sgl.function, but nothing says what it needs; put "
+            "@a1_sgl.programs.program(...) above it"
         )
-    return Program(found, hashlib.sha256(file.read_bytes()).hexdigest()[:16])
+    if not isinstance(found, Program):
+        known = [key for key, value in vars(module).items() if isinstance(value, Program)]
+        raise ConfigError(f"program {name!r}: {path} has no program {inner!r}; it has {', '.join(known) or 'none'}")
+    return replace(found, source=hashlib.sha256(file.read_bytes()).hexdigest()[:16])
 
 
 def _load(file: Path) -> ModuleType:
@@ -129,46 +321,3 @@ def _load(file: Path) -> ModuleType:
     except Exception as error:  # whatever a user's file raises
         raise ConfigError(f"{file} cannot be loaded: {type(error).__name__}: {error}") from error
     return module
-
-
-def stream(function: SglFunction, **arguments: Any) -> Generator[Event, None, Result]:
-    """Runs a program and yields its events as they come; the `Result` is the generator's return value.
-
-    The last event is the question's `AnswerEvent`. Closing the generator stops the program's calls.
-
-    Args:
-        function: an ``@sgl.function`` of this contract.
-        arguments: what its ``run`` takes, but for ``listener``.
-
-    Raises:
-        A1Error: as the program does.
-    """
-    events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
-    outcome: list[Result] = []
-    failure: list[BaseException] = []
-    started = threading.Event()
-    handles = []
-
-    def work() -> None:
-        with stoppable() as handle:
-            handles.append(handle)
-            started.set()
-            try:
-                outcome.append(function.run(listener=events.put, **arguments).ret_value)
-            except BaseException as error:
-                failure.append(error)
-            finally:
-                events.put(None)
-
-    thread = threading.Thread(target=work, name="program", daemon=True)
-    thread.start()
-    started.wait()
-    try:
-        while (event := events.get()) is not None:
-            yield event
-    finally:
-        handles[0].stop()
-        thread.join()
-    if failure:
-        raise failure[0]
-    return outcome[0]

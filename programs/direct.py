@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import sglang as sgl
+from sglang.lang.interpreter import ProgramState
 
+from a1_sgl.programs.contract import program
 from a1_sgl.programs.steps import whole
-from a1_sgl.runtime import run_chains
-from a1_sgl.types import Listener, Question, Result
+from a1_sgl.session import Query, run_chains
+from a1_sgl.types import Result
 
 
+@program(samples=1)
 @sgl.function
 def direct(
-    s: sgl.lang.interpreter.ProgramState,
-    question: str | Question,
-    samples: int | tuple[int, ...] = 1,
-    listener: Listener | None = None,
-    vote: str = "majority",
-    rate: str | None = None,
-    seed: int | None = None,
+    s: ProgramState,
+    query: Query,
     max_tokens: int = 4096,
 ) -> Result:
     """Each chain is one generation.
@@ -27,4 +25,4 @@ def direct(
 
     Use it as the floor (on the draft) and the ceiling (on the target).
     """
-    return run_chains(s, question, samples, whole(max_tokens), listener, vote=vote, rate=rate, seed=seed)
+    return run_chains(s, query, whole(max_tokens))

@@ -6,21 +6,19 @@ Source: Beeching, Tunstall and Rush 2024, *Scaling test-time compute with open m
 from __future__ import annotations
 
 import sglang as sgl
+from sglang.lang.interpreter import ProgramState
 
+from a1_sgl.programs.contract import program
 from a1_sgl.programs.steps import by_loss, search
-from a1_sgl.runtime import Group
-from a1_sgl.types import Listener, Question, Result
+from a1_sgl.session import Group, Query
+from a1_sgl.types import Result
 
 
+@program(samples=8, joint=True, vote="best")
 @sgl.function
 def dvts(
-    s: sgl.lang.interpreter.ProgramState,
-    question: str | Question,
-    samples: int = 8,
-    listener: Listener | None = None,
-    vote: str = "best",
-    rate: str | None = None,
-    seed: int | None = None,
+    s: ProgramState,
+    query: Query,
     width: int = 4,
     turns: int = 40,
     draft_tokens: int = 500,
@@ -34,7 +32,7 @@ def dvts(
 
     Use it instead of `beam_search` with many chains, where beams would become alike.
     """
-    with Group(s, question, samples, listener, vote=vote, rate=rate, seed=seed) as group:
-        trees = [group.chains[i : i + width] for i in range(0, samples, width)]
+    with Group(s, query) as group:
+        trees = [group.chains[i : i + width] for i in range(0, query.chains, width)]
         search(group, trees, width, turns, by_loss(draft_tokens))
         return group.finish()

@@ -8,23 +8,21 @@ from __future__ import annotations
 import statistics
 
 import sglang as sgl
+from sglang.lang.interpreter import ProgramState
 
 from a1_sgl.conformal import Decider, Decision, find_score
 from a1_sgl.errors import ConfigError
-from a1_sgl.runtime import Chain, Group
-from a1_sgl.types import Listener, Question, Result
+from a1_sgl.programs.contract import program
+from a1_sgl.session import Chain, Group, Query
+from a1_sgl.types import Result
 
 
+@program(gate="required", takes_over=True, joint=True)
 @sgl.function
 def route(
-    s: sgl.lang.interpreter.ProgramState,
-    question: str | Question,
+    s: ProgramState,
+    query: Query,
     gate: Decider,
-    samples: int = 4,
-    listener: Listener | None = None,
-    vote: str = "majority",
-    rate: str | None = None,
-    seed: int | None = None,
     turns: int = 15,
     draft_tokens: int = 500,
     target_tokens: int = 500,
@@ -79,7 +77,7 @@ def route(
             if chain.judge(chain.draft(draft_tokens), gate, score=by, replace=replace):
                 chain.target(target_tokens)
 
-    with Group(s, question, samples, listener, vote=vote, rate=rate, seed=seed) as group:
+    with Group(s, query) as group:
         decisions = group.each(first)
         mean = statistics.fmean(decision.p_value for decision in decisions)
         return group.run(by_target if 2 * mean <= hard else by_draft if mean >= easy else by_a1)

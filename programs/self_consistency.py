@@ -7,23 +7,21 @@ Adaptive-Consistency (arXiv 2305.11860), here with stopping rules whose error is
 from __future__ import annotations
 
 import sglang as sgl
+from sglang.lang.interpreter import ProgramState
 
 from a1_sgl.errors import ConfigError
+from a1_sgl.programs.contract import program
 from a1_sgl.programs.steps import whole
-from a1_sgl.runtime import run_chains
+from a1_sgl.session import Query, run_chains
 from a1_sgl.stopping import find_stop
-from a1_sgl.types import Listener, Question, Result
+from a1_sgl.types import Result
 
 
+@program(samples=8, joint=True)
 @sgl.function
 def self_consistency(
-    s: sgl.lang.interpreter.ProgramState,
-    question: str | Question,
-    samples: int = 8,
-    listener: Listener | None = None,
-    vote: str = "majority",
-    rate: str | None = None,
-    seed: int | None = None,
+    s: ProgramState,
+    query: Query,
     max_tokens: int = 4096,
     stop_when: str = "never",
     error: float = 0.05,
@@ -40,7 +38,7 @@ def self_consistency(
     Use it when one model alone is to be more accurate and its errors differ from chain to chain. ``weighted`` and
     ``best`` votes are not stopped early: a rating can outweigh any number of chains.
     """
-    until = find_stop(stop_when, samples, error)
-    if until is not None and vote != "majority":
-        raise ConfigError(f"stop_when {stop_when!r} is for majority votes, not for vote {vote!r}")
-    return run_chains(s, question, samples, whole(max_tokens), listener, vote=vote, rate=rate, seed=seed, until=until)
+    until = find_stop(stop_when, query.chains, error)
+    if until is not None and query.vote != "majority":
+        raise ConfigError(f"stop_when {stop_when!r} is for majority votes, not for vote {query.vote!r}")
+    return run_chains(s, query, whole(max_tokens), until=until)

@@ -6,23 +6,21 @@ Source: the single-model variant of A1 (arXiv 2509.15148, released code).
 from __future__ import annotations
 
 import sglang as sgl
+from sglang.lang.interpreter import ProgramState
 
 from a1_sgl.conformal import Decider, find_score
+from a1_sgl.programs.contract import program
 from a1_sgl.programs.steps import redraw
-from a1_sgl.runtime import Chain, run_chains
-from a1_sgl.types import Listener, Question, Result
+from a1_sgl.session import Chain, Query, run_chains
+from a1_sgl.types import Result
 
 
+@program(gate="required")
 @sgl.function
 def self_reject(
-    s: sgl.lang.interpreter.ProgramState,
-    question: str | Question,
+    s: ProgramState,
+    query: Query,
     gate: Decider,
-    samples: int | tuple[int, ...] = 4,
-    listener: Listener | None = None,
-    vote: str = "majority",
-    rate: str | None = None,
-    seed: int | None = None,
     turns: int = 15,
     draft_tokens: int = 500,
     retries: int = 3,
@@ -47,4 +45,4 @@ def self_reject(
             if chain.end_turn():
                 break
 
-    return run_chains(s, question, samples, body, listener, vote=vote, rate=rate, seed=seed)
+    return run_chains(s, query, body)

@@ -6,26 +6,23 @@ Source: the single-model variant of A1 with forks (arXiv 2509.15148, released co
 from __future__ import annotations
 
 import statistics
-import threading
 
 import sglang as sgl
+from sglang.lang.interpreter import ProgramState
 
 from a1_sgl.conformal import Decider, find_score
+from a1_sgl.programs.contract import program
 from a1_sgl.programs.steps import redraw
-from a1_sgl.runtime import Chain, Group
-from a1_sgl.types import Listener, Question, Result
+from a1_sgl.session import Chain, Query, run_chains
+from a1_sgl.types import Result
 
 
+@program(gate="required", joint=True)
 @sgl.function
 def self_reject_fork(
-    s: sgl.lang.interpreter.ProgramState,
-    question: str | Question,
+    s: ProgramState,
+    query: Query,
     gate: Decider,
-    samples: int = 4,
-    listener: Listener | None = None,
-    vote: str = "majority",
-    rate: str | None = None,
-    seed: int | None = None,
     turns: int = 15,
     draft_tokens: int = 500,
     retries: int = 3,
@@ -49,22 +46,19 @@ def self_reject_fork(
     """
     scored = find_score(score)
     pool: dict[int, Chain] = {}
-    lock = threading.Lock()
 
     def worth(chain: Chain) -> float:  # lower is better
         return statistics.fmean(chain.scores.values()) - progress * chain.turn
 
     def publish(chain: Chain) -> None:
-        with lock:
-            if (before := pool.get(chain.sample)) is not None:
-                before.close()
-            pool[chain.sample] = chain.fork()
+        if (before := pool.get(chain.sample)) is not None:
+            before.discard()
+        pool[chain.sample] = chain.fork()
 
     def best_peer(chain: Chain) -> Chain | None:
-        with lock:
-            peers = [peer for sample, peer in pool.items() if sample != chain.sample and peer.ending is None]
-            best = min(peers, key=worth, default=None)
-            return best.fork() if best is not None and worth(best) < worth(chain) - gap else None
+        peers = [peer for sample, peer in pool.items() if sample != chain.sample and peer.ending is None]
+        best = min(peers, key=worth, default=None)
+        return best.fork() if best is not None and worth(best) < worth(chain) - gap else None
 
     def body(chain: Chain) -> None:
         for _ in range(turns):
@@ -76,9 +70,4 @@ def self_reject_fork(
                 break
             publish(chain)
 
-    with Group(s, question, samples, listener, vote=vote, rate=rate, seed=seed) as group:
-        try:
-            return group.run(body)
-        finally:
-            for snapshot in pool.values():
-                snapshot.close()
+    return run_chains(s, query, body)

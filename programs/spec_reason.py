@@ -6,23 +6,21 @@ Source: *SpecReason: Fast and Accurate Inference-Time Compute via Speculative Re
 from __future__ import annotations
 
 import sglang as sgl
+from sglang.lang.interpreter import ProgramState
 
 from a1_sgl.conformal import Decider
-from a1_sgl.runtime import Chain, Scored, run_chains
-from a1_sgl.runtime.judge import STEP
-from a1_sgl.types import Listener, Question, Result
+from a1_sgl.programs.contract import program
+from a1_sgl.session import Chain, Query, Scored, run_chains
+from a1_sgl.session.judge import STEP
+from a1_sgl.types import Result
 
 
+@program(gate="optional", takes_over=True)
 @sgl.function
 def spec_reason(
-    s: sgl.lang.interpreter.ProgramState,
-    question: str | Question,
+    s: ProgramState,
+    query: Query,
     gate: Decider | None = None,
-    samples: int | tuple[int, ...] = 4,
-    listener: Listener | None = None,
-    vote: str = "majority",
-    rate: str | None = None,
-    seed: int | None = None,
     turns: int = 15,
     draft_tokens: int = 500,
     target_tokens: int = 500,
@@ -63,4 +61,4 @@ def spec_reason(
             if chain.end_turn():
                 break
 
-    return run_chains(s, question, samples, body, listener, vote=vote, rate=rate, seed=seed)
+    return run_chains(s, query, body)

@@ -7,24 +7,22 @@ Source: *Speculative Thinking: Enhancing Small-Model Reasoning with Large Model 
 from __future__ import annotations
 
 import sglang as sgl
+from sglang.lang.interpreter import ProgramState
 
-from a1_sgl.runtime import Chain, Scored, run_chains
-from a1_sgl.types import Listener, Question, Result
+from a1_sgl.programs.contract import program
+from a1_sgl.session import Chain, Query, Scored, run_chains
+from a1_sgl.types import Result
 
 AFFIRMATION = ("yeah", "yes", "final answer", "confident")
 REFLECTION = ("wait", "alternatively", "hold on", "another", "hmm", "but")
 VERIFICATION = ("verify", "think again", "recap", "check")
 
 
+@program(takes_over=True)
 @sgl.function
 def speculative_thinking(
-    s: sgl.lang.interpreter.ProgramState,
-    question: str | Question,
-    samples: int | tuple[int, ...] = 4,
-    listener: Listener | None = None,
-    vote: str = "majority",
-    rate: str | None = None,
-    seed: int | None = None,
+    s: ProgramState,
+    query: Query,
     turns: int = 200,
     draft_tokens: int = 1024,
     probe_tokens: int = 20,
@@ -81,4 +79,4 @@ def speculative_thinking(
             if chain.end_turn():
                 break
 
-    return run_chains(s, question, samples, body, listener, vote=vote, rate=rate, seed=seed)
+    return run_chains(s, query, body)

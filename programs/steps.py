@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from a1_sgl.conformal import Decider, Score
-from a1_sgl.runtime import Chain, Group
+from a1_sgl.session import Chain, Group
 
 
 def whole(max_tokens: int) -> Callable[[Chain], None]:
@@ -41,6 +41,7 @@ def redraw(chain: Chain, gate: Decider, max_tokens: int, retries: int, score: Sc
     accepted = False
     while not accepted and len(drawn) <= retries:
         branch = chain.fork()
+        branch.attempt = len(drawn)
         chunk = branch.draft(max_tokens)
         accepted = not branch.judge(chunk, gate, score=score)
         drawn.append((branch.scores[chunk.start], branch))

@@ -6,22 +6,20 @@ Source: Yao et al. 2023 (arXiv 2305.10601, algorithm 1).
 from __future__ import annotations
 
 import sglang as sgl
+from sglang.lang.interpreter import ProgramState
 
+from a1_sgl.programs.contract import program
 from a1_sgl.programs.steps import search
-from a1_sgl.runtime import Chain, Group
-from a1_sgl.runtime.judge import STEP
-from a1_sgl.types import Listener, Question, Result
+from a1_sgl.session import Chain, Group, Query
+from a1_sgl.session.judge import STEP
+from a1_sgl.types import Result
 
 
+@program(samples=8, joint=True, vote="best")
 @sgl.function
 def tree_of_thought(
-    s: sgl.lang.interpreter.ProgramState,
-    question: str | Question,
-    samples: int = 8,
-    listener: Listener | None = None,
-    vote: str = "best",
-    rate: str | None = None,
-    seed: int | None = None,
+    s: ProgramState,
+    query: Query,
     proposals: int = 4,
     turns: int = 40,
     draft_tokens: int = 500,
@@ -45,6 +43,6 @@ def tree_of_thought(
         chain.rated("judge", rating.mean / 9, rating.call)
         return rating.mean / 9
 
-    with Group(s, question, samples, listener, vote=vote, rate=rate, seed=seed) as group:
+    with Group(s, query) as group:
         search(group, [group.chains], proposals, turns, step)
         return group.finish()

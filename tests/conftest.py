@@ -57,44 +57,63 @@ def runtimes(stranger, tmp_path_factory):
 
 
 @pytest.fixture
-def draft(runtimes):
-    from a1_sgl.runtime import Endpoint
+def engine():
+    """`engine(url, name, **arguments)`: an engine on a runtime, closed when the test is over."""
+    from a1_sgl.engine import SGLang, wait
 
-    with Endpoint(runtimes["draft"].url, "draft") as endpoint:
-        yield endpoint
+    connected = []
+
+    def connect(url, name="target", **arguments):
+        connected.append(wait(SGLang.connect(url, name, **arguments)))
+        return connected[-1]
+
+    yield connect
+    for one in connected:
+        wait(one.close())
 
 
 @pytest.fixture
-def target(runtimes):
-    from a1_sgl.runtime import Endpoint
-
-    with Endpoint(runtimes["target"].url, "target") as endpoint:
-        yield endpoint
+def draft(runtimes, engine):
+    """The pocket draft as an engine."""
+    return engine(runtimes["draft"].url, "draft")
 
 
 @pytest.fixture
-def other(runtimes):
-    from a1_sgl.runtime import Endpoint
+def target(runtimes, engine):
+    """The pocket target as an engine."""
+    return engine(runtimes["target"].url, "target")
 
-    with Endpoint(runtimes["stranger"].url, "target") as endpoint:
-        yield endpoint
+
+@pytest.fixture
+def other(runtimes, engine):
+    """The stranger as an engine."""
+    return engine(runtimes["stranger"].url, "target")
 
 
 @pytest.fixture
 def pair(runtimes):
-    from a1_sgl.runtime import DraftTarget
+    """The backend of a pair: the pocket draft and target."""
+    from a1_sgl.session import Backend
 
-    with DraftTarget.connect(runtimes["draft"].url, runtimes["target"].url) as connected:
+    with Backend.connect(runtimes["draft"].url, runtimes["target"].url) as connected:
         yield connected
 
 
 @pytest.fixture
 def mixed(runtimes):
     """The pocket draft with the stranger as its target."""
-    from a1_sgl.runtime import DraftTarget
+    from a1_sgl.session import Backend
 
-    with DraftTarget.connect(runtimes["draft"].url, runtimes["stranger"].url) as connected:
+    with Backend.connect(runtimes["draft"].url, runtimes["stranger"].url) as connected:
         yield connected
+
+
+@pytest.fixture
+def single(target):
+    """The backend of one runtime, the pocket target."""
+    from a1_sgl.session import Backend, Roles
+
+    return Backend(Roles.alone(target))
 
 
 @pytest.fixture(scope="session")

@@ -33,6 +33,21 @@ def test_the_conformal_package_needs_no_sglang_and_no_torch():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
+def test_the_conformal_package_changes_nothing_of_what_the_process_imports():
+    """Stand-ins for what only a GPU needs come with what speaks to runtimes."""
+    code = (
+        "import importlib.util, os, sys\n"
+        "def seen():\n"
+        "    found = [importlib.util.find_spec(name) for name in ('triton', 'torchvision', 'sgl_kernel')]\n"
+        "    return [spec and spec.origin for spec in found], list(sys.meta_path), dict(os.environ)\n"
+        "before = seen()\n"
+        "import a1_sgl, a1_sgl.conformal, a1_sgl.conformal.card, a1_sgl.types, a1_sgl.voting, a1_sgl.errors\n"
+        "print(seen() == before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "True", done.stderr
+
+
 def test_help_does_not_wait_for_sglang():
     code = (
         "import sys; from a1_sgl.cli import main; sys.argv = ['a1', '--help']\n"

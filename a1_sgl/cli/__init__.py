@@ -6,6 +6,7 @@ Modules import what they need inside their commands, so that ``a1 --help`` does 
 from __future__ import annotations
 
 import sys
+from functools import cache
 
 import typer
 from rich.console import Console
@@ -23,6 +24,7 @@ console = Console()
 errors = Console(stderr=True)
 
 
+@cache
 def _register() -> None:
     from a1_sgl.cli import calibrate, compare, demo, doctor, eval, grade, launch, lists, replay, report, solve, tasks
 

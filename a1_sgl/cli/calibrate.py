@@ -10,6 +10,7 @@ from rich.table import Table
 
 from a1_sgl.cli import common, console, errors
 from a1_sgl.cli.progress import progress
+from a1_sgl.cli.runtimes import Runtimes, takes_runtimes
 from a1_sgl.conformal.gates import DEFAULT
 from a1_sgl.errors import ConfigError
 
@@ -17,8 +18,10 @@ if TYPE_CHECKING:
     from a1_sgl.conformal import Certificate
 
 
+@takes_runtimes
 def calibrate(
     out: Annotated[Path, typer.Option("--out", help="Run folder; the card is its card.json.")],
+    runtimes: Runtimes,
     program: common.Program = "a1",
     runtime: common.RuntimeName = None,
     chunking: common.Chunking = None,
@@ -43,10 +46,6 @@ def calibrate(
     temperature: common.Temperature = None,
     top_p: common.TopP = 1.0,
     set_: common.Parameters = None,
-    in_flight: common.InFlight = 64,
-    draft: common.DraftUrl = None,
-    target: common.TargetUrl = None,
-    state: common.StateDir = common.STATE,
     quiet: common.Quiet = False,
     recipe: common.RecipeName = None,
 ) -> None:
@@ -70,7 +69,7 @@ def calibrate(
     )  # fmt: skip
     risk = _risk(certify) if certify else None
     tried = common.span(alphas)
-    with common.connect(plan.runtime, draft, target, state, in_flight) as backend, terminate_on_sigterm():
+    with runtimes.connect(plan.runtime) as backend, terminate_on_sigterm():
         common.check_recipe(recipe, plan, backend)
         try:
             if risk is None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,19 +13,13 @@ from rich.table import Table
 
 from a1_sgl.cli import console
 from a1_sgl.errors import ConfigError
-from a1_sgl.launch.runtimes import State
 
 if TYPE_CHECKING:
     from a1_sgl.conformal.card import Card
     from a1_sgl.evals.runner import Eval
-    from a1_sgl.runtime import DraftTarget, Endpoint
+    from a1_sgl.session import Backend
 
 StateDir = Annotated[Path, typer.Option("--state", help="Folder where `a1 launch` notes its runtimes.")]
-DraftUrl = Annotated[str | None, typer.Option("--draft", help="URL of the draft runtime. [default: the launched one]")]
-TargetUrl = Annotated[
-    str | None, typer.Option("--target", help="URL of the target runtime. [default: the launched one]")
-]
-InFlight = Annotated[int, typer.Option(help="Most chains in flight at once.")]
 TaskName = Annotated[str, typer.Option("--task", help="What to solve; see `a1 tasks`.")]
 Seed = Annotated[int, typer.Option(help="Draws the questions and the gate's smoothing numbers.")]
 Questions = Annotated[int | None, typer.Option(help="How many questions. [default: all; 100 that are generated]")]
@@ -90,40 +83,6 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 STATE = Path(".a1")
 
 
-def urls(names: Sequence[str], given: Mapping[str, str | None], state: Path) -> dict[str, str]:
-    """Where the named runtimes listen: as given, else as launched.
-
-    Raises:
-        ConfigError: neither.
-    """
-    launched = {one.name: one.url for one in State(state).runtimes() if one.alive()}
-    found = {name: given[name] or launched.get(name) for name in names}
-    if missing := [name for name, url in found.items() if url is None]:
-        raise ConfigError(
-            f"no {' and no '.join(missing)} runtime is launched here ({state}/runtimes.json); start a pair with "
-            f"`a1 launch pocket --detach`, or name yours with --{missing[0]} URL"
-        )
-    return {name: str(url) for name, url in found.items()}
-
-
-@contextmanager
-def connect(
-    runtime: str | None, draft: str | None, target: str | None, state: Path, in_flight: int
-) -> Iterator[DraftTarget | Endpoint]:
-    """The pair, or the one runtime that is named, for the length of a ``with`` block."""
-    if in_flight < 1:
-        raise ConfigError(f"--in-flight must be at least 1, not {in_flight}")
-    where = urls((runtime,) if runtime else ("draft", "target"), {"draft": draft, "target": target}, state)
-    from a1_sgl.runtime import DraftTarget, Endpoint
-
-    if runtime:
-        with Endpoint(where[runtime], runtime, in_flight=in_flight) as endpoint:
-            yield endpoint
-    else:
-        with DraftTarget.connect(where["draft"], where["target"], in_flight=in_flight) as pair:
-            yield pair
-
-
 def runtime(name: str | None, program: str) -> str | None:
     """The one runtime to run `program` on; None is both."""
     from a1_sgl.programs import find_program
@@ -131,7 +90,7 @@ def runtime(name: str | None, program: str) -> str | None:
     if name not in (None, "draft", "target", "both"):
         raise ConfigError(f"--runtime is draft, target or both, not {name!r}")
     if name is None:
-        return None if find_program(program).needs_pair else "target"
+        return None if find_program(program).takes_over else "target"
     return None if name == "both" else name
 
 
@@ -193,7 +152,7 @@ def card(path: Path | None) -> Card | None:
     return Card.load(path) if path else None
 
 
-def check_recipe(name: str | None, plan: Eval, backend: DraftTarget | Endpoint) -> None:
+def check_recipe(name: str | None, plan: Eval, backend: Backend) -> None:
     """Refuses runtimes that serve other models than a recipe is for."""
     if name is not None:
         from a1_sgl.evals.recipes import find_recipe

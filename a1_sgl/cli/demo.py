@@ -29,7 +29,7 @@ def demo(
     from a1_sgl.evals.tasks import find_task
     from a1_sgl.launch.pocket import pocket_specs
     from a1_sgl.launch.runtimes import serve
-    from a1_sgl.runtime import DraftTarget
+    from a1_sgl.session import Backend
 
     started = time.monotonic()
     for name in ("calibration", "draft", "target", "a1"):
@@ -51,14 +51,14 @@ def demo(
         serve(pocket_specs(), out / "logs", progress=waiting) as (draft, target),
     ):
         console.print(f"draft at {draft.url}, target at {target.url}", highlight=False)
-        with DraftTarget.connect(draft.url, target.url, timeout=30) as pair:
+        with Backend.connect(draft.url, target.url) as pair:
             with progress("calibrate", False) as shown:
                 collected = plan("a1", None, split="calibration", questions=CALIBRATION_QUESTIONS, alpha=ALPHA)
                 card, _ = calibrate(collected, pair, out / "calibration", shown)
             card.save(out / "calibration" / "card.json")
             runs: dict[str, tuple[Eval, Any]] = {
-                "draft": (plan("direct", "draft"), pair.draft),
-                "target": (plan("direct", "target"), pair.target),
+                "draft": (plan("direct", "draft"), pair.alone("draft")),
+                "target": (plan("direct", "target"), pair.alone("target")),
                 "a1": (plan("a1", None, alpha=ALPHA, card=card), pair),
             }
             summaries = {}

@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import psutil
 import typer
 from rich.table import Table
 
-from a1_sgl.cli import common, console
+from a1_sgl.cli import console
+from a1_sgl.cli.runtimes import Runtimes, takes_runtimes
 from a1_sgl.errors import A1Error
 
+if TYPE_CHECKING:
+    from a1_sgl.engine import Settings
 
-def doctor(
-    draft: common.DraftUrl = None, target: common.TargetUrl = None, state: common.StateDir = common.STATE
-) -> None:
+
+@takes_runtimes
+def doctor(runtimes: Runtimes) -> None:
     """Check the installation, the machine, and the runtimes if there are any; exit status 1 if something is wrong."""
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column()
@@ -38,13 +42,16 @@ def doctor(
     check("machine", lambda: f"{os.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB memory")
     check("pocket pair", _pocket)
     try:
-        where = common.urls(("draft", "target"), {"draft": draft, "target": target}, state)
+        where = runtimes.urls(("draft", "target"))
     except A1Error as error:
         table.add_row("runtimes", "[yellow]none[/]", str(error))
     else:
-        for name, url in where.items():
-            check(f"{name} runtime", lambda name=name, url=url: _runtime(name, url))  # type: ignore[misc]
-        check("together", lambda: _together(where))
+        from a1_sgl.engine import wait
+
+        settings = runtimes.settings
+        for name, url in ((name, url) for name, urls in where.items() for url in urls):
+            check(f"{name} runtime", lambda name=name, url=url: wait(_runtime(name, url, settings)))  # type: ignore[misc]
+        check("together", lambda: _together(runtimes))
     console.print(table)
     if wrong:
         raise typer.Exit(1)
@@ -69,28 +76,30 @@ def _pocket() -> str:
     return ", ".join(spec.model.rpartition("/")[2] for spec in pocket_specs()) + " weights are here"
 
 
-def _runtime(name: str, url: str) -> str:
+async def _runtime(name: str, url: str, settings: Settings) -> str:
     """Reads what it serves, then scores two tokens after a prompt and looks at what the prefix cache did."""
+    from a1_sgl.engine import Request, SGLang
     from a1_sgl.errors import RuntimeFault
-    from a1_sgl.runtime import Endpoint
+    from a1_sgl.session.transcript import as_ids
 
-    with Endpoint(url, name) as endpoint:
-        ids = endpoint.encode("One and one is two. Two and two is four.")
-        endpoint.prefill(ids[:-2])
-        _, call = endpoint.loss(ids[:-2], ids[-2:])
-        if call.cached_tokens < len(ids) - 3:
+    engine = await SGLang.connect(url, name, settings=settings)
+    try:
+        ids = as_ids(engine.codec.encode("One and one is two. Two and two is four."))
+        await engine.prefill(Request(ids[:-2]))
+        scores = await engine.score(Request(ids), len(ids) - 2)
+        if scores.spent.cached_tokens < len(ids) - 3:
             raise RuntimeFault(
-                f"{endpoint}: its prefix cache kept {call.cached_tokens} of {len(ids) - 2} prompt tokens"
+                f"{engine}: its prefix cache kept {scores.spent.cached_tokens} of {len(ids) - 2} prompt tokens"
             )
         return (
-            f"{endpoint.model.rpartition('/')[2]}, context {endpoint.context}, gives log-probabilities, caches prefixes"
+            f"{engine.identity.model.rpartition('/')[2]}, context {engine.limits.context}, gives log-probabilities, "
+            "caches prefixes"
         )
+    finally:
+        await engine.close()
 
 
-def _together(where: dict[str, str]) -> str:
-    from a1_sgl.runtime import DraftTarget
-
-    with DraftTarget.connect(where["draft"], where["target"]) as pair:
-        return (
-            "one tokenizer: ids pass across" if pair.same_tokenizer else "two tokenizers: text is encoded anew for each"
-        )
+def _together(runtimes: Runtimes) -> str:
+    with runtimes.connect(None) as pair:
+        same = len({role.engine.codec.tokenizer_key for role in pair.roles.all}) == 1
+        return "one tokenizer: ids pass across" if same else "two tokenizers: text is encoded anew for each"

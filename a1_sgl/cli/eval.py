@@ -9,14 +9,17 @@ import typer
 
 from a1_sgl.cli import common, console, errors
 from a1_sgl.cli.progress import progress
+from a1_sgl.cli.runtimes import Runtimes, takes_runtimes
 from a1_sgl.conformal.gates import DEFAULT
 
 if TYPE_CHECKING:
     from a1_sgl.evals.runner import Eval
 
 
+@takes_runtimes
 def eval_(
     out: Annotated[Path, typer.Option("--out", help="Run folder; an interrupted run there is resumed.")],
+    runtimes: Runtimes,
     program: common.Program = "a1",
     runtime: common.RuntimeName = None,
     vote: common.Vote = None,
@@ -50,10 +53,6 @@ def eval_(
     temperature: common.Temperature = None,
     top_p: common.TopP = 1.0,
     set_: common.Parameters = None,
-    in_flight: common.InFlight = 64,
-    draft: common.DraftUrl = None,
-    target: common.TargetUrl = None,
-    state: common.StateDir = common.STATE,
     quiet: common.Quiet = False,
     recipe: common.RecipeName = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what the run would take.")] = False,
@@ -70,7 +69,7 @@ def eval_(
     found = find_task(task, data)
     calibrated = common.card(calibration)
     strategy = find_program(program)
-    gated = strategy.needs_gate or (strategy.gated and alpha is not None)
+    gated = strategy.gate == "required" or (strategy.gate == "optional" and alpha is not None)
     plan = Eval(
         task=found, split=split, program=program, runtime=common.runtime(runtime, program),
         vote=vote, rate=rate, chunking=chunking,
@@ -82,7 +81,7 @@ def eval_(
     if dry_run:
         _say(plan, like)
         return
-    with common.connect(plan.runtime, draft, target, state, in_flight) as backend, terminate_on_sigterm():
+    with runtimes.connect(plan.runtime) as backend, terminate_on_sigterm():
         common.check_recipe(recipe, plan, backend)
         try:
             with progress(f"{strategy.name} {plan.runtime or ''}".strip(), quiet) as shown:

@@ -1,4 +1,4 @@
-"""`a1 grade`: what a language model holds of a run's answers, beside their exact grades."""
+"""`a1 grade`: a run's grades anew, or what a language model holds of its answers, beside their exact grades."""
 
 from __future__ import annotations
 
@@ -10,23 +10,55 @@ import typer
 from rich.table import Table
 
 from a1_sgl.cli import console
+from a1_sgl.errors import ConfigError
 
 
 def grade(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
-    judge: Annotated[str, typer.Option(help="URL of an OpenAI-compatible endpoint, up to /v1.")],
+    again: Annotated[
+        bool, typer.Option("--again", help="Grade every chain anew, as this version does, and write the summary again.")
+    ] = False,
+    judge: Annotated[
+        str | None, typer.Option(help="Ask a model: URL of an OpenAI-compatible endpoint, up to /v1.")
+    ] = None,
     model: Annotated[str, typer.Option(help="Its model.")] = "default",
     key: Annotated[
         str, typer.Option(metavar="VARIABLE", help="Environment variable that holds the API key.")
     ] = "OPENAI_API_KEY",
 ) -> None:
-    """Ask a language model whether each answer means the reference; its verdicts never replace exact grades."""
-    from a1_sgl.evals.llm_judge import agreement, verdicts_file
-    from a1_sgl.evals.llm_judge import judge as ask
+    """Grade a run anew without a model (--again), or ask one whether each answer means the reference (--judge).
+
+    A model's verdicts never replace exact grades.
+    """
+    if again == (judge is not None):
+        raise ConfigError("a1 grade takes either --again, to grade anew, or --judge URL, to ask a model")
+    if judge is None:
+        _again(run)
+    else:
+        _ask(run, judge, model, os.environ.get(key))
+
+
+def _again(run: Path) -> None:
+    from a1_sgl.evals.grading_stage import regrade
+
+    found = regrade(run)
+    changed = found.right + found.wrong + found.reworded
+    console.print(
+        f"{found.chains} chains graded, {changed} grades changed: {found.right} from wrong to right, {found.wrong} "
+        f"from right to wrong, {found.reworded} in their key or note alone", highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    if found.new:
+        console.print(f"{found.new} chains had no grade before", highlight=False)
+    for why, count in found.notes.items():
+        console.print(f"{count} answers: {why}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _ask(run: Path, url: str, model: str, key: str | None) -> None:
+    from a1_sgl.evals.llm_judge import agreement, judge, verdicts_file
     from a1_sgl.records import RunFolder
 
     folder = RunFolder.read(run)
-    verdicts = ask(folder, judge, model, os.environ.get(key))
+    verdicts = judge(folder, url, model, key)
     counts = agreement(folder, verdicts)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("exact grade", "judge: right", "wrong", "unclear"):

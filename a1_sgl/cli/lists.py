@@ -16,10 +16,10 @@ def programs() -> None:
     table.add_column("runs on", no_wrap=True)
     table.add_column("")
     for program in PROGRAMS.values():
-        table.add_row(program.name, "both" if program.needs_pair else "one or both", program.about)
+        table.add_row(program.name, "both" if program.takes_over else "one or both", program.about)
         table.add_row("", "", f"--set {', '.join(program.own)}", style="dim")
     console.print(table)
-    console.print("\n--program path/to/file.py:NAME runs an @sgl.function of yours.", highlight=False)
+    console.print("\n--program path/to/file.py:NAME runs one of yours; see docs/programs.md.", highlight=False)
 
 
 def gates() -> None:
@@ -37,7 +37,7 @@ def gates() -> None:
 
 def votes() -> None:
     """List votes and ratings: how chains make an answer."""
-    from a1_sgl.runtime import RATES
+    from a1_sgl.session import RATES
     from a1_sgl.voting import VOTES
 
     table = Table(box=None, pad_edge=False, header_style="bold")

@@ -42,12 +42,12 @@ class State:
 
     def _clear(self) -> None:
         self._begun = time.time()
-        self._chains = self._events = self._now = self._decisions = self._taken = 0
+        self._chains = self._graded = self._events = self._now = self._decisions = self._taken = 0
         self._right: defaultdict[str, list[bool]] = defaultdict(list)
         self._decoded: Counter[str] = Counter()
 
     def see(self, recorder: Recorder) -> None:
-        """Takes in what is new. Speed is that of this session alone."""
+        """Takes in what is new. Speed is that of this session alone; accuracy is over what is graded so far."""
         from a1_sgl.types import VerdictEvent, calls_of
 
         folder = recorder.folder
@@ -55,10 +55,12 @@ class State:
             self._clear()
             self._folder = folder
         self._begun = folder.run["sessions"][-1]
-        chains, events = folder.chains[self._chains :], folder.events[self._events :]
-        self._chains, self._events = self._chains + len(chains), self._events + len(events)
-        for chain in chains:
-            self._now += chain.ended >= self._begun
+        finished, graded = folder.finished[self._chains :], folder.chains[self._graded :]
+        events = folder.events[self._events :]
+        self._chains, self._graded = self._chains + len(finished), self._graded + len(graded)
+        self._events += len(events)
+        self._now += sum(chain.ended >= self._begun for chain in finished)
+        for chain in graded:
             if chain.ending != "stopped":
                 self._right[chain.question].append(chain.correct)
         for event in events:
@@ -67,7 +69,7 @@ class State:
                 self._taken += event.take_over
         for call in calls_of(events):
             if call.ended >= self._begun:
-                self._decoded[call.runtime] += call.completion_tokens
+                self._decoded[call.role] += call.completion_tokens
 
     def accuracy(self) -> str:
         """Running accuracy with its interval, and the take-over rate."""
@@ -75,12 +77,12 @@ class State:
 
         if not self._right:
             return ""
-        found = clustered([statistics.fmean(one) for one in self._right.values()], self._chains)
+        found = clustered([statistics.fmean(one) for one in self._right.values()], self._graded)
         said = f"accuracy {found['mean']:.1%} [{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
         return said + (f", taken over {self._taken / self._decisions:.1%}" if self._decisions else "")
 
     def speed(self, planned: int) -> str:
-        """Tokens a second of each runtime, and the time that is left at this session's pace."""
+        """Tokens a second of each role, and the time that is left at this session's pace."""
         took, done = time.time() - self._begun, self._now
         if not done or took <= 0:
             return ""
@@ -110,7 +112,7 @@ class _Display:
 
     def __call__(self, recorder: Recorder, planned: int) -> None:
         self._state.see(recorder)
-        self._bar.update(self._task, total=planned, completed=len(recorder.folder.chains))
+        self._bar.update(self._task, total=planned, completed=len(recorder.folder.finished))
         lines = [self._state.accuracy(), self._state.speed(planned), _lost(recorder)]
         self._live.update(Group(self._bar, *(Text(f"  {line}") for line in lines if line)))
 
@@ -124,7 +126,7 @@ class _Lines:
 
     def __call__(self, recorder: Recorder, planned: int) -> None:
         self._state.see(recorder)
-        done = len(recorder.folder.chains)
+        done = len(recorder.folder.finished)
         tenths = 10 * done // planned
         if tenths > self._tenths or time.monotonic() - self._last > 30:
             self._tenths, self._last = tenths, time.monotonic()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
 from a1_sgl.cli import common, console, errors
+from a1_sgl.cli.runtimes import Runtimes, takes_runtimes
 from a1_sgl.types import (
     AnswerEvent,
     CalibrationEvent,
@@ -26,8 +26,10 @@ from a1_sgl.types import (
 _COLOURS = {"draft": "cyan", "target": "magenta"}
 
 
+@takes_runtimes
 def solve(
     question: Annotated[str, typer.Argument(help="What to solve.")],
+    runtimes: Runtimes,
     program: common.Program = "a1",
     runtime: common.RuntimeName = None,
     vote: common.Vote = None,
@@ -42,9 +44,6 @@ def solve(
     top_p: common.TopP = 1.0,
     seed: common.Seed = 0,
     set_: common.Parameters = None,
-    draft: common.DraftUrl = None,
-    target: common.TargetUrl = None,
-    state: common.StateDir = common.STATE,
 ) -> None:
     """Solve a question and show the chains as they grow: who wrote each chunk, and its p-value."""
     from a1_sgl.evals.environment import packages
@@ -52,22 +51,22 @@ def solve(
     from a1_sgl.evals.tasks import find_task
     from a1_sgl.programs import find_program
 
-    found, strategy = find_task(task), find_program(program)
+    found, needs_gate = find_task(task), find_program(program).gate == "required"
     card = common.card(calibration)
     plan = Eval(
         task=found, split=found.splits[-1], program=program,
         runtime=common.runtime(runtime, program), chains=chains, seed=seed, family=family,
         parameters=common.parameters(set_),
         sampling=common.sampling(temperature, top_p, found.temperature), vote=vote, rate=rate,
-        chunking=chunking, alpha=alpha if strategy.needs_gate else None, card=card,
+        chunking=chunking, alpha=alpha if needs_gate else None, card=card,
     )  # fmt: skip
     asked = Question.of(question)
     asked = asked.model_copy(update={"messages": found.ask(question, family or found.families[0]), "task": found.name})
-    if card is None and strategy.needs_gate:
-        errors.print("no --calibration card: the gate's bank starts empty, so its first p-values are mere chance")
-    with common.connect(plan.runtime, draft, target, state, max(chains, 1)) as backend:
+    with runtimes.connect(plan.runtime) as backend:
         if card is not None:
             card.check(plan.protocol(backend), [asked.id], alpha=alpha, packages=packages())
+        elif needs_gate:
+            errors.print("no --calibration card: the gate's bank starts empty, so its first p-values are mere chance")
         result = plan.run(asked, range(chains), backend, plan.gate(), _Show(chains))
     console.print(f"\nanswer: {result.answer if result.answer is not None else 'none'}", style="bold", markup=False)
     calls = result.usage
@@ -84,17 +83,16 @@ class _Show:
     """Prints events as they come; many chains are told apart by number."""
 
     def __init__(self, chains: int) -> None:
-        self.chains, self._lock = chains, threading.Lock()
+        self.chains = chains
         self._chunks: dict[int, ChunkEvent] = {}
 
     def __call__(self, event: Event) -> None:
-        with self._lock:
-            if isinstance(event, AnswerEvent):
-                if len(event.support) > 1:
-                    shares = ", ".join(f"{answer} {share:.0%}" for answer, share in event.support.items())
-                    console.print(f"{event.vote} vote: {shares}", markup=False, highlight=False)
-            elif not isinstance(event, PromptEvent | CalibrationEvent):
-                self._chain(event)
+        if isinstance(event, AnswerEvent):
+            if len(event.support) > 1:
+                shares = ", ".join(f"{answer} {share:.0%}" for answer, share in event.support.items())
+                console.print(f"{event.vote} vote: {shares}", markup=False, highlight=False)
+        elif not isinstance(event, PromptEvent | CalibrationEvent):
+            self._chain(event)
 
     def _chain(self, event: ChunkEvent | VerdictEvent | DropEvent | RatingEvent | ChainEvent | LostEvent) -> None:
         chunk = self._chunks.pop(event.sample, None)

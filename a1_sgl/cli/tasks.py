@@ -103,10 +103,11 @@ def _print(question: Question, render: Callable[[Question], str] | None) -> None
 def _template(model: str) -> Callable[[Question], str]:
     from transformers import AutoTokenizer
 
-    from a1_sgl.runtime import chat
+    from a1_sgl.engine import Codec
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError) as error:
         raise ConfigError(f"--model {model}: no tokenizer there ({str(error).splitlines()[0]})") from error
-    return lambda question: chat.render(tokenizer, question.messages)
+    codec = Codec(tokenizer)
+    return lambda question: codec.render(question.messages)

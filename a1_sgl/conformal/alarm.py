@@ -28,8 +28,8 @@ class Alarm:
 
 
 def first_chunks(place: Place) -> bool:
-    """Whether the chunk is the first of its question's first chain."""
-    return place.turn == 0 and place.sample == 0
+    """Whether the chunk is the first of its question's first chain, as it was drawn first."""
+    return place.turn == place.sample == place.attempt == 0
 
 
 def every_chunk(place: Place) -> bool:
@@ -42,7 +42,8 @@ class GuardedGate:
 
     It ranks watched scores in a bank of its own, so that its p-values are independent and uniform, whatever gate it
     guards, as long as the watched scores are exchangeable. By default it watches one chunk a question, the first of the
-    first chain: these are exchangeable whenever the questions are. Watching every chunk notices more and sooner, but
+    first chain: these are exchangeable whenever the questions are. Where that chunk is drawn again, the later draws are
+    not watched: there are some only where the first was strange. Watching every chunk notices more and sooner, but
     chunks of one question are alike and later turns differ from earlier ones, so it will also alarm with no drift.
 
     On an alarm, by `action`:
@@ -93,27 +94,28 @@ class GuardedGate:
         return self.gate.alpha
 
     def __call__(
-        self, score: float, *, question: Hashable, sample: int, turn: int, task: Hashable = ""
+        self, score: float, *, question: Hashable, sample: int, turn: int, task: Hashable = "", attempt: int = 0
     ) -> Decision:  # fmt: skip
         """As `Gate`; after an alarm with ``hand-over`` the level is 1."""
-        self._watch(score, Place(question, sample, turn, task))
-        decision = self.gate(score, question=question, sample=sample, turn=turn, task=task)
+        self._watch(score, Place(question, sample, turn, task, attempt))
+        decision = self.gate(score, question=question, sample=sample, turn=turn, task=task, attempt=attempt)
         return decision._replace(alpha=1.0) if self.alarms and self.action == "hand-over" else decision
 
     def observe(
-        self, score: float, take_over: bool, *, question: Hashable, sample: int, turn: int, task: Hashable = ""
-    ) -> None:
+        self, score: float, take_over: bool, *, question: Hashable, sample: int, turn: int, task: Hashable = "",
+        attempt: int = 0,
+    ) -> None:  # fmt: skip
         """As `Gate.observe`."""
-        self._watch(score, Place(question, sample, turn, task))
-        self.gate.observe(score, take_over, question=question, sample=sample, turn=turn, task=task)
+        self._watch(score, Place(question, sample, turn, task, attempt))
+        self.gate.observe(score, take_over, question=question, sample=sample, turn=turn, task=task, attempt=attempt)
 
     def calibrate(
-        self, score: float, *, question: Hashable, sample: int = 0, turn: int = 0, task: Hashable = ""
+        self, score: float, *, question: Hashable, sample: int = 0, turn: int = 0, task: Hashable = "", attempt: int = 0
     ) -> None:  # fmt: skip
         """As `Gate.calibrate`; a watched chunk's score says what is normal."""
-        if self.watch(place := Place(question, sample, turn, task)):
+        if self.watch(place := Place(question, sample, turn, task, attempt)):
             self.bank.add(score, place)
-        self.gate.calibrate(score, question=question, sample=sample, turn=turn, task=task)
+        self.gate.calibrate(score, question=question, sample=sample, turn=turn, task=task, attempt=attempt)
 
     def finish(self, question: Hashable, sample: int) -> None:
         """As `Gate.finish`."""

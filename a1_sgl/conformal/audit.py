@@ -54,7 +54,7 @@ class Decided(NamedTuple):
 
 @dataclass(frozen=True)
 class Audit:
-    """Decisions under a nominal rate `alpha`, in the order they were made."""
+    """Decisions under a nominal rate `alpha`, in the order they were made; each draw of a chunk is one."""
 
     alpha: float
     decisions: tuple[Decided, ...]

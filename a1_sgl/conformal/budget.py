@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -10,53 +9,59 @@ from a1_sgl.conformal.place import Place, from_json, to_json
 
 
 class TurnBudget:
-    """At most `budget` of a question's `chains` chunks are handed over in each turn; the nominal rate is their ratio.
+    """At most `budget` of a question's `chains` chains are handed over in each turn; the nominal rate is their ratio.
 
-    The level of a question's next chunk in a turn is what is left of the budget over what is left of the chains:
+    The level of a question's next chain in a turn is what is left of the budget over what is left of the chains:
     ``(budget - handed over) / (chains - decided)``. So the budget is never exceeded, whatever the scores do; it is used
-    up to the last one where all chains reach the turn; and with p-values that are uniform given the past, k chunks have
+    up to the last one where all chains reach the turn; and with p-values that are uniform given the past, k chains have
     ``k * budget / chains`` hand-overs on average for every k. No chain waits for another, which is what the synchronous
     rule (`worst`) pays for knowing all scores before it decides.
+
+    It counts chains, not draws. A chain that draws again within a turn, because it was handed over, holds its place in
+    the budget and takes no other: its later draws have the nominal rate for a level, so that every draw is rejected at
+    that rate on average. (Its first draw's level would not do: chains draw again most where it is high, and a level of
+    1 rejects every draw.) A chain that was kept is kept if it draws again all the same, as it may in a replay.
     """
 
     def __init__(self, budget: int, chains: int) -> None:
         """Raises ValueError unless ``0 < budget < chains``."""
         self.budget, self.chains = _check(budget, chains)
-        self._decided: Counter[Hashable] = Counter()
-        self._handed: Counter[Hashable] = Counter()
+        # By question and turn: the chains that were decided, and whether each was handed over.
+        self._cells: dict[Hashable, dict[int, bool]] = {}
 
     def level(self, place: Place) -> float:
         """As in `Control`."""
-        cell = (place.question, place.turn)
-        left, chains = self.budget - self._handed[cell], self.chains - self._decided[cell]
+        decided = self._cells.get((place.question, place.turn), {})
+        if place.sample in decided:
+            return self.budget / self.chains if decided[place.sample] else -1.0
+        left, chains = self.budget - sum(decided.values()), self.chains - len(decided)
         if left <= 0 or chains <= 0:
             return -1.0
         return left / chains
 
     def update(self, place: Place, took_over: bool) -> None:
         """As in `Control`."""
-        cell = (place.question, place.turn)
-        self._decided[cell] += 1
-        self._handed[cell] += took_over
+        decided = self._cells.setdefault((place.question, place.turn), {})
+        decided[place.sample] = took_over or decided.get(place.sample, False)
 
     def finish(self, question: Hashable, sample: int) -> None:
         """Nothing to note: a chain that has ended uses none of a later turn's budget."""
 
     def state(self) -> Any:
         """As in `Control`."""
-        return [[to_json(cell), n, self._handed[cell]] for cell, n in self._decided.items()]
+        return [[to_json(cell), [list(one) for one in decided.items()]] for cell, decided in self._cells.items()]
 
     def restore(self, state: Any) -> None:
         """As in `Control`."""
-        self._decided = Counter({from_json(cell): n for cell, n, _ in state})
-        self._handed = Counter({from_json(cell): handed for cell, _, handed in state})
+        self._cells = {from_json(cell): dict(decided) for cell, decided in state}
 
 
 class OpenBudget:
     """At most `budget` of a question's `chains` chains are with the target at the same time.
 
     The level is ``budget / chains`` while a place is free and refuses otherwise. A chain gives its place back when its
-    next chunk is decided or when it ends. The realised rate is at most the nominal one on average where p-values are
+    next chunk is decided or when it ends; a chunk that is drawn again is the next one, so its chain finds its own place
+    free and never has two. The realised rate, of draws, is at most the nominal one on average where p-values are
     uniform given the past; how far below depends on how long take-overs last.
     """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -26,7 +27,8 @@ class Card:
     Attributes:
         score: name of the score.
         scores: its values, in the order they were observed.
-        places: for each, its question (an index into `questions`), chain and turn: what categories are made of.
+        places: for each, its question (an index into `questions`), chain and turn: what categories are made of. A turn
+            whose chunk was drawn again has a score for each draw, in the order they were drawn.
         questions: ids of the questions they come from; none of these may be tested on.
         task: what the questions are of.
         alpha: take-over rate of the policy that they were collected under.
@@ -120,9 +122,14 @@ class Card:
             )
 
     def fill(self, gate: Decider) -> None:
-        """Puts every score into `gate`, in the order they were observed."""
+        """Puts every score into `gate`, in the order they were observed; the k-th score of a place is its attempt k."""
+        seen: Counter[tuple[int, int, int]] = Counter()
         for score, (question, sample, turn) in zip(self.scores, self.places, strict=True):
-            gate.calibrate(score, question=self.questions[question], sample=sample, turn=turn, task=self.task)
+            attempt = seen[question, sample, turn]
+            gate.calibrate(
+                score, question=self.questions[question], sample=sample, turn=turn, task=self.task, attempt=attempt
+            )  # fmt: skip
+            seen[question, sample, turn] += 1
 
     def save(self, path: Path) -> None:
         """Writes the card as JSON."""

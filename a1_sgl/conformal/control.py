@@ -10,7 +10,11 @@ from a1_sgl.conformal.place import Category, Place, from_json, key, to_json
 
 
 class Control(Protocol):
-    """Anything that sets levels. A gate calls it under its own lock, `level` and then `update` for each decision."""
+    """Anything that sets levels. A gate calls it under its own lock, `level` and then `update` for each decision.
+
+    A chunk that is drawn again is decided again. `Fixed` and `Offsets` take each draw for a decision like any other, so
+    the rate that they hold is that of rejected draws; budgets count chains.
+    """
 
     def level(self, place: Place) -> float:
         """Take over when ``p <= level``; below 0 never, from 1 on always."""

@@ -49,19 +49,20 @@ class Decider(Protocol):
         ...
 
     def __call__(
-        self, score: float, *, question: Hashable, sample: int, turn: int, task: Hashable = ""
+        self, score: float, *, question: Hashable, sample: int, turn: int, task: Hashable = "", attempt: int = 0
     ) -> Decision:  # fmt: skip
         """Decides on one chunk."""
         ...
 
     def observe(
-        self, score: float, take_over: bool, *, question: Hashable, sample: int, turn: int, task: Hashable = ""
-    ) -> None:
+        self, score: float, take_over: bool, *, question: Hashable, sample: int, turn: int, task: Hashable = "",
+        attempt: int = 0,
+    ) -> None:  # fmt: skip
         """Takes note of a chunk that was decided in an earlier session."""
         ...
 
     def calibrate(
-        self, score: float, *, question: Hashable, sample: int = 0, turn: int = 0, task: Hashable = ""
+        self, score: float, *, question: Hashable, sample: int = 0, turn: int = 0, task: Hashable = "", attempt: int = 0
     ) -> None:  # fmt: skip
         """Puts in a calibration score."""
         ...
@@ -113,14 +114,16 @@ class Gate:
         self._lock = threading.Lock()
 
     def __call__(
-        self, score: float, *, question: Hashable, sample: int, turn: int, task: Hashable = ""
+        self, score: float, *, question: Hashable, sample: int, turn: int, task: Hashable = "", attempt: int = 0
     ) -> Decision:  # fmt: skip
         """Decides on one chunk, named by its question, chain (`sample`) and turn, both counted from 0, and task.
+
+        A chunk that is drawn again in its turn is a chunk of its own, named by its `attempt`: 0 for the first draw.
 
         Raises:
             ValueError: for a score that is not finite; nothing is changed.
         """
-        place = Place(question, sample, turn, task)
+        place = Place(question, sample, turn, task, attempt)
         u = self.draw(place)
         with self._lock:
             low, high, n = self.bank.rank(score, place, add=self.online)
@@ -130,14 +133,15 @@ class Gate:
         return decision
 
     def observe(
-        self, score: float, take_over: bool, *, question: Hashable, sample: int, turn: int, task: Hashable = ""
-    ) -> None:
+        self, score: float, take_over: bool, *, question: Hashable, sample: int, turn: int, task: Hashable = "",
+        attempt: int = 0,
+    ) -> None:  # fmt: skip
         """Takes note of a chunk that was decided in an earlier session, which this one resumes.
 
         Raises:
             ValueError: for a score that is not finite; nothing is changed.
         """
-        place = Place(question, sample, turn, task)
+        place = Place(question, sample, turn, task, attempt)
         finite(score)
         with self._lock:
             if self.online:
@@ -146,11 +150,11 @@ class Gate:
             self.control.update(place, take_over)
 
     def calibrate(
-        self, score: float, *, question: Hashable, sample: int = 0, turn: int = 0, task: Hashable = ""
+        self, score: float, *, question: Hashable, sample: int = 0, turn: int = 0, task: Hashable = "", attempt: int = 0
     ) -> None:  # fmt: skip
         """Puts in a calibration score, about which there is nothing to decide."""
         with self._lock:
-            self.bank.add(score, Place(question, sample, turn, task))
+            self.bank.add(score, Place(question, sample, turn, task, attempt))
 
     def finish(self, question: Hashable, sample: int) -> None:
         """Takes note that a chain has ended, however it did."""
@@ -158,10 +162,12 @@ class Gate:
             self.control.finish(question, sample)
 
     def draw(self, place: Place) -> float:
-        """The chunk's draw from Uniform(0, 1)."""
-        question, sample, turn, task = place
-        name = f"{self.seed}\0{question}\0{sample}\0{turn}\0{task}".encode()
-        return (int.from_bytes(blake2b(name, digest_size=7).digest()) >> 3) * 2.0**-53
+        """The chunk's draw from Uniform(0, 1), a fresh one for each attempt."""
+        question, sample, turn, task, attempt = place
+        name = f"{self.seed}\0{question}\0{sample}\0{turn}\0{task}"
+        if attempt:  # a first attempt has the draw that it has where nothing is drawn again
+            name += f"\0{attempt}"
+        return (int.from_bytes(blake2b(name.encode(), digest_size=7).digest()) >> 3) * 2.0**-53
 
     def state(self) -> Any:
         """What the gate remembers, as JSON."""
@@ -179,7 +185,7 @@ class Coin(Gate):
     """A gate that does not look: its p-value is the chunk's draw from Uniform(0, 1)."""
 
     def __call__(
-        self, score: float, *, question: Hashable, sample: int, turn: int, task: Hashable = ""
+        self, score: float, *, question: Hashable, sample: int, turn: int, task: Hashable = "", attempt: int = 0
     ) -> Decision:  # fmt: skip
         """Decides at random, reproducibly for each chunk.
 
@@ -187,10 +193,11 @@ class Coin(Gate):
             ValueError: for a score that is not finite.
         """
         finite(score)
-        return Decision(score, self.draw(Place(question, sample, turn, task)), self.alpha, 0)
+        return Decision(score, self.draw(Place(question, sample, turn, task, attempt)), self.alpha, 0)
 
     def observe(
-        self, score: float, take_over: bool, *, question: Hashable, sample: int, turn: int, task: Hashable = ""
-    ) -> None:
+        self, score: float, take_over: bool, *, question: Hashable, sample: int, turn: int, task: Hashable = "",
+        attempt: int = 0,
+    ) -> None:  # fmt: skip
         """Nothing is remembered; a score that is not finite is refused all the same."""
         finite(score)

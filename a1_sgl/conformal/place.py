@@ -8,12 +8,16 @@ from typing import Any, NamedTuple, cast
 
 
 class Place(NamedTuple):
-    """The name of a chunk: its question, chain (`sample`), turn and task; samples and turns count from 0."""
+    """The name of a chunk: its question, chain (`sample`), turn and task, and which of the turn's draws it is.
+
+    Samples, turns and attempts count from 0.
+    """
 
     question: Hashable
     sample: int
     turn: int
     task: Hashable = ""
+    attempt: int = 0
 
 
 Key = Callable[[Place], Hashable]

@@ -1,51 +1,62 @@
-"""A run folder and its five files.
+"""A run folder and its files.
 
 - ``run.json``: configuration and its fingerprint, environment, and when each session began.
 - ``questions.jsonl``: what was asked, with the reference answers.
-- ``events.jsonl``: every event of every finished chain, a chain's events together; prompts as they come.
+- ``events.jsonl``: every event of every finished chain, a chain's events together; prompts as they come; of a chain
+  that broke off, why, and the calls that were made for it.
 - ``chains.jsonl``: one line a finished chain, written after its events.
+- ``grades.jsonl``: one line a chain, written when it is graded.
 - ``summary.json``: written when a session ends.
+- ``lock``: held by the process that writes.
 
 A chain counts as finished when its line in ``chains.jsonl`` is complete. Opening a folder drops whatever a killed
-session left of unfinished chains, so that these run again and no chain is counted twice.
+session left of unfinished chains, so that these run again and no chain is counted twice; what they cost stays.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
+import threading
 import time
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, RootModel
 
 from a1_sgl.compare import differences
-from a1_sgl.errors import ConfigError
+from a1_sgl.errors import A1Error, ConfigError
+from a1_sgl.records import files
 from a1_sgl.types import (
     AnswerEvent,
     CalibrationEvent,
     ChainEvent,
     Ending,
     Event,
+    Grade,
     LostEvent,
     PromptEvent,
     Question,
     calls_of,
 )
 
-SCHEMA = 2
-_EVENT: TypeAdapter[Event] = TypeAdapter(Event)
+SCHEMA = 3
+STOPPED = "stopped before its end"
+"""Why a chain is not there that was under way when its session ended: no error, and not counted as one."""
+Name = tuple[str, int]
+"""Question and sample."""
 
 
-class _Unread(ConfigError):
-    """A record of another schema."""
+class _Event(RootModel[Event]):
+    pass
 
 
-class ChainRecord(BaseModel):
-    """A finished chain with its grade."""
+class Finished(BaseModel):
+    """A finished chain, as it is recorded before it is graded."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -53,11 +64,6 @@ class ChainRecord(BaseModel):
     sample: int
     gold: str | None
     answer: str | None
-    correct: bool
-    key: str | None = None
-    """Its answer as votes compare it."""
-    note: str | None = None
-    """Why its answer could not be compared, where it could not."""
     ending: Ending
     turns: int
     take_overs: int
@@ -68,17 +74,64 @@ class ChainRecord(BaseModel):
     ended: float
     text: str
 
+    @property
+    def name(self) -> Name:
+        """Which chain."""
+        return self.question, self.sample
+
+
+class GradeRecord(BaseModel):
+    """A chain's grade."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    question: str
+    sample: int
+    correct: bool
+    key: str | None = None
+    """Its answer as votes compare it."""
+    note: str | None = None
+    """Why its answer could not be compared, where it could not."""
+
+
+class ChainRecord(Finished):
+    """A finished chain with its grade."""
+
+    correct: bool
+    key: str | None = None
+    note: str | None = None
+
 
 class RunFolder:
-    """Reads and writes a run folder. `open` it to run, `read` it to report."""
+    """Reads and writes a run folder. `open` it to run, `edit` it to grade anew, `read` it to report.
 
-    def __init__(self, path: Path, run: dict[str, Any], chains: list[ChainRecord], events: list[Event]) -> None:
-        self.path, self.run, self.chains, self.events = path, run, chains, events
+    One that was opened holds the folder's lock until it is closed. Chains are appended by one thread and grades by
+    one, which may be another.
+
+    Attributes:
+        finished: every chain on record, graded or not.
+        chains: those that are graded, with their grades.
+        events: of the finished chains, of the questions as such, and a `LostEvent` for each time a chain broke off.
+    """
+
+    def __init__(self, path: Path, run: dict[str, Any], finished: list[Finished], events: list[Event]) -> None:
+        self.path, self.run, self.finished, self.events = path, run, finished, events
+        self.chains: list[ChainRecord] = []
+        self._grades: dict[Name, GradeRecord] = {}
+        self._done = {chain.name for chain in finished}
+        self._orphans: list[Event] = []
+        self._asked: dict[str, Question] = {}
+        self._lock: files.Lock | None = None
+        self._grading = threading.Lock()
+        self._files = [files.Appender(path / name) for name in ("events.jsonl", "chains.jsonl", "grades.jsonl")]
+        self._events_file, self._chains_file, self._grades_file = self._files
+
+    # --- opening and closing ----------------------------------------------------------------------------------
 
     @classmethod
     def open(
         cls, path: Path, configuration: Mapping[str, Any], environment: Mapping[str, Any], *, together: int = 1
-    ) -> RunFolder:
+    ) -> Self:
         """Starts a run, or goes on with one of the same configuration.
 
         Where the chains of a question depend on each other they run `together`: a question that has fewer finished
@@ -86,11 +139,17 @@ class RunFolder:
 
         Raises:
             ConfigError: the folder holds a run of another configuration (the differences are named), or something
-                that is no run, or it cannot be written.
+                that is no run, or another process writes to it, or it cannot be written.
         """
         configuration = json.loads(json.dumps(configuration))
+        lock = None
         try:
             path.mkdir(parents=True, exist_ok=True)
+            if (path / "run.json").exists():
+                _head(path)
+            else:
+                _check_empty(path)
+            lock = files.Lock(path)
             if (path / "run.json").exists():
                 folder = cls.read(path)
                 if changes := differences(folder.run["configuration"], configuration):
@@ -98,10 +157,7 @@ class RunFolder:
                         f"{path} holds a run of another configuration:\n  " + "\n  ".join(changes)
                         + "\nuse another --out, or the same options to resume"
                     )  # fmt: skip
-                folder._keep_whole(together)
-                folder._mend()
-            elif any(path.iterdir()):
-                raise ConfigError(f"{path} is not empty and holds no run.json; use another --out")
+                folder._mend(together)
             else:
                 run = {
                     "schema": SCHEMA,
@@ -112,51 +168,115 @@ class RunFolder:
                 }
                 folder = cls(path, run, [], [])
             folder.run["sessions"].append(time.time())
-            _replace(path / "run.json", json.dumps(folder.run, indent=2) + "\n")
-        except OSError as error:
-            raise ConfigError(f"{path} cannot be written: {error}") from error
+            files.replace(path / "run.json", _json(folder.run))
+        except BaseException as error:
+            if lock is not None:
+                lock.release()
+            if isinstance(error, OSError):
+                raise ConfigError(f"{path} cannot be written: {error}") from error
+            raise
+        folder._lock = lock
         return folder
 
     @classmethod
-    def read(cls, path: Path) -> RunFolder:
-        """A run as it was left, with the events of its finished chains.
+    @contextmanager
+    def edit(cls, path: Path) -> Iterator[Self]:
+        """A run as it was left, for something other than to go on with it; locked for the length of the block.
 
         Raises:
-            ConfigError: no run is there, or it was written by a version that this one cannot read.
+            ConfigError: as in `read`, or another process writes to it.
         """
+        _head(path)  # a folder of something else gets no lock
+        with _locked(path) as lock:
+            folder = cls.read(path)
+            for file in folder._files:
+                files.mend(file.path)
+            folder._lock = lock
+            try:
+                yield folder
+            finally:
+                folder.close()
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """A run as it was left, or as it is so far, with the events of its finished chains. Needs no lock.
+
+        Raises:
+            ConfigError: no run is there, or it was written by a version that this one cannot read, or it is spoiled.
+        """
+        run = _head(path)
         try:
-            run = json.loads((path / "run.json").read_text())
-            if run["schema"] != SCHEMA:
-                raise _Unread(
-                    f"{path} was written with record schema {run['schema']}, and this version reads {SCHEMA}; read it "
-                    "with the version of a1-sgl that its run.json names"
-                )
-            chains = [ChainRecord.model_validate_json(line) for line in _lines(path / "chains.jsonl")]
-            done = {(chain.question, chain.sample) for chain in chains}
-            events = [_EVENT.validate_json(line) for line in _lines(path / "events.jsonl")]
-        except _Unread:
-            raise
-        except FileNotFoundError as error:
-            raise ConfigError(f"{path} holds no run ({error.filename} is missing)") from error
-        except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
-            raise ConfigError(f"{path} is not a readable run: {str(error).splitlines()[0]}") from error
-        kept: list[Event] = [
-            e
-            for e in events
-            if isinstance(e, PromptEvent | CalibrationEvent)
-            or (not isinstance(e, LostEvent | AnswerEvent) and (e.question, e.sample) in done)
-        ]
-        return cls(path, run, chains, kept)
+            # In this order, because a run may be going on: what one file names the next one has.
+            grades = list(files.parse(path / "grades.jsonl", GradeRecord))
+            finished = list(files.parse(path / "chains.jsonl", Finished))
+            _check_single(path / "chains.jsonl", finished)
+            events = [event.root for event in files.parse(path / "events.jsonl", _Event)]
+        except OSError as error:
+            raise ConfigError(f"{path} is not a readable run: {files.first_line(error)}") from error
+        folder = cls(path, run, finished, [])
+        for event in events:
+            if isinstance(event, PromptEvent | CalibrationEvent | LostEvent):
+                folder.events.append(event)
+            elif not isinstance(event, AnswerEvent):
+                whole = folder.has(event.question, event.sample)
+                (folder.events if whole else folder._orphans).append(event)
+        known = folder._grades = {(grade.question, grade.sample): grade for grade in grades}
+        folder.chains = [_graded(chain, known[chain.name]) for chain in finished if chain.name in known]
+        return folder
 
-    def done(self) -> set[tuple[str, int]]:
-        """Question and sample of every finished chain."""
-        return {(chain.question, chain.sample) for chain in self.chains}
+    def close(self) -> None:
+        """Hands what was written to the disk, and the lock to the next writer."""
+        with self._grading:  # a grade that comes later is refused
+            lock, self._lock = self._lock, None
+        for file in self._files:
+            file.close()
+        if lock is not None:
+            lock.release()
 
-    def ask(self, questions: Iterable[Question]) -> None:
-        """Writes ``questions.jsonl``, once."""
-        path = self.path / "questions.jsonl"
-        if not path.exists():
-            _replace(path, "".join(question.model_dump_json() + "\n" for question in questions))
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Nobody else writes to the folder during the block; for files of one's own beside the record.
+
+        Raises:
+            ConfigError: another process writes to it.
+        """
+        if self._lock is not None:
+            yield
+        else:
+            with _locked(self.path):
+                yield
+
+    # --- what is on record ------------------------------------------------------------------------------------
+
+    def has(self, question: str, sample: int) -> bool:
+        """Whether a chain is finished."""
+        return (question, sample) in self._done
+
+    def done(self) -> set[Name]:
+        """Question and sample of every finished chain, graded or not."""
+        return set(self._done)
+
+    def ungraded(self) -> list[Finished]:
+        """Finished chains that have no grade yet."""
+        return [chain for chain in self.finished if chain.name not in self._grades]
+
+    def lost(self) -> dict[Name, str]:
+        """Chains that broke off with an error and have not been run to their end since, each with its last error."""
+        return {
+            (event.question, event.sample): event.error
+            for event in self.events
+            if isinstance(event, LostEvent) and event.error != STOPPED and not self.has(event.question, event.sample)
+        }
+
+    def asked(self, question: str) -> Question | None:
+        """A question by its id, if it is one that was asked."""
+        return self._asked.get(question)
 
     def questions(self) -> dict[str, Question]:
         """What was asked, by id.
@@ -165,28 +285,10 @@ class RunFolder:
             ConfigError: the file cannot be read.
         """
         try:
-            asked = [Question.model_validate_json(line) for line in _lines(self.path / "questions.jsonl")]
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{self.path}/questions.jsonl cannot be read: {str(error).splitlines()[0]}") from error
+            asked = list(files.parse(self.path / "questions.jsonl", Question))
+        except OSError as error:
+            raise ConfigError(f"{self.path}/questions.jsonl cannot be read: {files.first_line(error)}") from error
         return {question.id: question for question in asked}
-
-    def append(self, events: Iterable[Event], chain: ChainRecord | None = None) -> None:
-        """Adds events and then, if it is finished, their chain. Not safe to call from two threads at once."""
-        events = list(events)
-        _append(self.path / "events.jsonl", [event.model_dump_json() for event in events])
-        self.events.extend(events)
-        if chain is not None:
-            _append(self.path / "chains.jsonl", [chain.model_dump_json()])
-            self.chains.append(chain)
-
-    def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Writes ``summary.json``."""
-        _replace(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
-
-    def add_energy(self, joules: float) -> None:
-        """Adds what the devices used in this session to the run's total."""
-        self.run["energy_j"] = self.run.get("energy_j", 0.0) + joules
-        _replace(self.path / "run.json", json.dumps(self.run, indent=2) + "\n")
 
     def wall(self) -> float:
         """Seconds that the run's sessions took, from each one's begin to its last recorded event."""
@@ -197,15 +299,228 @@ class RunFolder:
             total += max((end - start for end in ends if start <= end < following), default=0.0)
         return total
 
-    def _keep_whole(self, together: int) -> None:
-        counts = Counter(chain.question for chain in self.chains)
-        if broken := {question for question, count in counts.items() if count < together}:
-            self.chains = [chain for chain in self.chains if chain.question not in broken]
-            self.events = [event for event in self.events if event.question not in broken]
+    # --- writing ----------------------------------------------------------------------------------------------
 
-    def _mend(self) -> None:
-        _replace(self.path / "chains.jsonl", "".join(c.model_dump_json() + "\n" for c in self.chains))
-        _replace(self.path / "events.jsonl", "".join(e.model_dump_json() + "\n" for e in self.events))
+    def ask(self, questions: Iterable[Question]) -> None:
+        """Writes ``questions.jsonl``, once.
+
+        Raises:
+            RecordFault: it cannot be written.
+        """
+        self._asked = {question.id: question for question in questions}
+        if not (self.path / "questions.jsonl").exists():
+            self._replace("questions.jsonl", files.lines(self._asked.values()))
+
+    def append(self, events: Iterable[Event], chain: Finished | None = None) -> None:
+        """Adds events and then, if it is finished, their chain: all of it, or on a fault none.
+
+        Raises:
+            A1Error: the chain is there already.
+            RecordFault: it cannot be written.
+        """
+        self._check_writable()
+        if chain is not None and chain.name in self._done:
+            raise A1Error(f"chain {chain.sample} of question {chain.question} is in {self.path} already")
+        events = list(events)
+        try:
+            file = self._events_file
+            if events:
+                file.write(files.lines(events))
+            if chain is not None:
+                try:
+                    self._chains_file.write(files.lines([chain]))
+                except BaseException:
+                    if events:  # they would be those of a chain that is not there
+                        file.take_back()
+                    file = self._chains_file
+                    raise
+        except OSError as error:
+            raise files.fault(file.path, error, len(self.finished)) from error
+        self.events.extend(events)
+        if chain is not None:
+            self._done.add(chain.name)
+            self.finished.append(chain)
+
+    def grade(self, chain: Finished, grade: Grade) -> None:
+        """Adds a finished chain's grade.
+
+        Raises:
+            A1Error: it has one already.
+            RecordFault: it cannot be written.
+        """
+        record = _grade_record(chain, grade)
+        with self._grading:
+            self._check_writable()
+            if chain.name in self._grades:
+                raise A1Error(f"chain {chain.sample} of question {chain.question} is graded in {self.path} already")
+            try:
+                self._grades_file.write(files.lines([record]))
+            except OSError as error:
+                raise files.fault(self._grades_file.path, error, len(self.finished)) from error
+            self._grades[chain.name] = record
+            self.chains.append(_graded(chain, record))
+
+    def grade_anew(self, grades: Mapping[Name, Grade]) -> list[tuple[GradeRecord | None, GradeRecord]]:
+        """Puts `grades`, one for each finished chain, in the place of all there are, in one piece.
+
+        Returns:
+            Those that are other than they were, old and new.
+
+        Raises:
+            RecordFault: they cannot be written; the old ones stay.
+        """
+        self._check_writable()
+        records = {chain.name: _grade_record(chain, grades[chain.name]) for chain in self.finished}
+        changes = [(old, new) for name, new in records.items() if (old := self._grades.get(name)) != new]
+        self._grades_file.close()
+        self._replace("grades.jsonl", files.lines(records.values()))
+        self._grades = records
+        self.chains = [_graded(chain, records[chain.name]) for chain in self.finished]
+        return changes
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Writes ``summary.json``. Errors as in `ask`."""
+        self._replace("summary.json", _json(_finite(summary)))
+
+    def add_energy(self, joules: float) -> None:
+        """Adds what the devices used in this session to the run's total. Errors as in `ask`."""
+        self.run["energy_j"] = self.run.get("energy_j", 0.0) + joules
+        self._replace("run.json", _json(self.run))
+
+    # --- inside -----------------------------------------------------------------------------------------------
+
+    def _check_writable(self) -> None:
+        if self._lock is None:
+            raise A1Error(f"{self.path} was only read, or is closed; open it to write to it")
+
+    def _replace(self, name: str, data: bytes) -> None:
+        self._check_writable()
+        try:
+            files.replace(self.path / name, data)
+        except OSError as error:
+            raise files.fault(self.path / name, error, len(self.finished)) from error
+
+    def _mend(self, together: int) -> None:
+        """Takes out what is of no finished chain, events before chains: a crash in between leaves what is mended again.
+
+        Of what is taken out the calls stay, as those of a lost chain.
+        """
+        counts = Counter(chain.question for chain in self.finished)
+        begun = {event.question for event in (*self.events, *self._orphans)} | counts.keys()
+        broken = {question for question in begun if counts[question] < together}
+        self.finished = [chain for chain in self.finished if chain.question not in broken]
+        self._done = {chain.name for chain in self.finished}
+        kept: list[Event] = []
+        torn: defaultdict[Name, list[Event]] = defaultdict(list)
+        for event in (*self.events, *self._orphans):
+            if isinstance(event, PromptEvent | LostEvent | AnswerEvent):
+                kept.append(event)
+            elif isinstance(event, CalibrationEvent):  # those of a question that begins anew are made anew
+                if event.question in broken:
+                    torn[event.question, 0].append(event)
+                else:
+                    kept.append(event)
+            elif self.has(event.question, event.sample):
+                kept.append(event)
+            else:
+                torn[event.question, event.sample].append(event)
+        if torn:
+            kept += [stopped(name, events) for name, events in torn.items()]
+            files.replace(self._events_file.path, files.lines(kept))
+        else:
+            files.mend(self._events_file.path)
+        self.events, self._orphans = kept, []
+        if broken & counts.keys():
+            files.replace(self._chains_file.path, files.lines(self.finished))
+        else:
+            files.mend(self._chains_file.path)
+        if self._grades.keys() - self._done:  # a chain that runs again is graded again
+            self._grades = {name: grade for name, grade in self._grades.items() if name in self._done}
+            files.replace(self._grades_file.path, files.lines(self._grades.values()))
+        else:
+            files.mend(self._grades_file.path)
+        self.chains = [chain for chain in self.chains if chain.name in self._done]
+
+
+def stopped(name: Name, events: Iterable[Event], error: str = STOPPED) -> LostEvent:
+    """What stays of a chain that broke off: its calls."""
+    calls = tuple(call for call in calls_of(events) if unwritable(call) is None)
+    return LostEvent(question=name[0], sample=name[1], error=error, calls=calls)
+
+
+def unwritable(record: BaseModel) -> str | None:
+    """A number in an event or a call that JSON has not, ``score is nan``; None if there is none."""
+    for field, value in record.__dict__.items():
+        if isinstance(value, float):
+            if not math.isfinite(value):
+                return f"{field} is {value}"
+        elif isinstance(value, BaseModel):
+            if (found := unwritable(value)) is not None:
+                return f"{field}.{found}"
+        elif isinstance(value, tuple):
+            for one in value:
+                if isinstance(one, BaseModel) and (found := unwritable(one)) is not None:
+                    return f"{field}.{found}"
+    return None
+
+
+def _graded(chain: Finished, grade: GradeRecord) -> ChainRecord:
+    return ChainRecord(**chain.__dict__, correct=grade.correct, key=grade.key, note=grade.note)
+
+
+def _grade_record(chain: Finished, grade: Grade) -> GradeRecord:
+    return GradeRecord(
+        question=chain.question, sample=chain.sample, correct=grade.correct, key=grade.key, note=grade.note
+    )
+
+
+def _head(path: Path) -> dict[str, Any]:
+    """What ``run.json`` holds. Errors as in `RunFolder.read`."""
+    try:
+        run: dict[str, Any] = json.loads((path / "run.json").read_bytes())
+        schema = run["schema"]
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} holds no run ({error.filename} is missing)") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is not a readable run: {files.first_line(error)}") from error
+    if schema != SCHEMA:
+        raise ConfigError(
+            f"{path} was written with record schema {schema}, and this version reads {SCHEMA}; read it with the "
+            "version of a1-sgl that its run.json names"
+        )
+    return run
+
+
+def _check_empty(path: Path) -> None:
+    """Refuses a folder of something else, before a lock is put into it."""
+    other = [one for one in path.iterdir() if one.name not in (files.Lock.NAME, "run.json.tmp")]
+    if other and not (path / "run.json").exists():  # or another process has just begun a run here
+        raise ConfigError(f"{path} is not empty and holds no run.json; use another --out")
+
+
+def _check_single(path: Path, finished: Iterable[Finished]) -> None:
+    """Refuses a chain that is there twice."""
+    first: dict[Name, int] = {}
+    for number, chain in enumerate(finished, 1):
+        if chain.name in first:
+            raise ConfigError(
+                f"{path} holds chain {chain.sample} of question {chain.question} twice, in lines {first[chain.name]} "
+                f"and {number}, as if two processes had written to it; take both lines out, and the same command runs "
+                "that chain again"
+            )
+        first[chain.name] = number
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[files.Lock]:
+    try:
+        lock = files.Lock(path)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error}") from error
+    try:
+        yield lock
+    finally:
+        lock.release()
 
 
 def _fingerprint(configuration: Mapping[str, Any]) -> str:
@@ -217,20 +532,14 @@ def _end(event: Event) -> float:
     return event.ended if isinstance(event, ChainEvent) else calls
 
 
-def _lines(path: Path) -> list[str]:
-    """Complete lines; a last line without its newline was torn by a crash."""
-    if not path.exists():
-        return []
-    text = path.read_text()
-    return text.split("\n")[:-1]
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()
 
 
-def _append(path: Path, lines: list[str]) -> None:
-    with path.open("a") as file:
-        file.write("".join(line + "\n" for line in lines))
-
-
-def _replace(path: Path, text: str) -> None:
-    draft = path.with_name(path.name + ".tmp")
-    draft.write_text(text)
-    draft.replace(path)
+def _finite(value: Any) -> Any:
+    """The same with null for a number that JSON has not."""
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

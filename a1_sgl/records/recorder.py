@@ -2,67 +2,100 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
-from a1_sgl.records.folder import ChainRecord, RunFolder
-from a1_sgl.types import (
-    AnswerEvent,
-    CalibrationEvent,
-    ChainEvent,
-    Event,
-    Grade,
-    LostEvent,
-    PromptEvent,
-    Question,
-    Usage,
-)
+from a1_sgl.errors import A1Error, RecordFault
+from a1_sgl.records.folder import Finished, Name, RunFolder, stopped, unwritable
+from a1_sgl.types import AnswerEvent, CalibrationEvent, ChainEvent, DropEvent, Event, LostEvent, PromptEvent, Usage
 
 
 class Recorder:
-    """Collects each chain's events and writes them together when the chain is finished; safe between threads."""
+    """Collects each chain's events and writes them together when the chain is finished. One thread calls it.
 
-    def __init__(
-        self, folder: RunFolder, questions: Mapping[str, Question], grade: Callable[[str | None, Question], Grade]
-    ) -> None:
+    Of a chain that breaks off its calls are written, so that what it cost is counted. `close` it, or leave its ``with``
+    block, before the folder: that writes the calls of the chains that are under way.
+
+    Attributes:
+        lost: chains that broke off, or could not be recorded, with the reason.
+    """
+
+    def __init__(self, folder: RunFolder, on_chain: Callable[[Finished], None] | None = None) -> None:
+        """
+        Args:
+            folder: opened, and told what is asked.
+            on_chain: told of every chain that is on record, at once.
+        """
         self.folder = folder
-        self.lost: dict[tuple[str, int], str] = {}
-        self._questions, self._grade = questions, grade
-        self._open: dict[tuple[str, int], list[Event]] = {}
-        self._lock = threading.Lock()
+        self.lost: dict[Name, str] = {}
+        self._on_chain = on_chain
+        self._open: dict[Name, list[Event]] = {}
+        self._faulty = False
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
     def __call__(self, event: Event) -> None:
-        """Takes one event."""
-        # Before the lock, because comparing answers may take seconds, and other chains' events need not wait.
-        grade = self._grade(event.answer, self._questions[event.question]) if isinstance(event, ChainEvent) else None
-        with self._lock:
-            if isinstance(event, PromptEvent | CalibrationEvent):
-                self.folder.append([event])
-                return
-            if isinstance(event, AnswerEvent):  # follows from the chains, also of a run that was resumed
-                return
-            name = (event.question, event.sample)
-            events = self._open.setdefault(name, [])
-            events.append(event)
-            if isinstance(event, LostEvent):
-                self.lost[name] = event.error
-                del self._open[name]
-            elif isinstance(event, ChainEvent):
-                self.folder.append(events, self._record(event, events, grade or Grade(False)))
-                self.lost.pop(name, None)
-                del self._open[name]
+        """Takes one event.
 
-    def _record(self, event: ChainEvent, events: list[Event], grade: Grade) -> ChainRecord:
-        question, usage = self._questions[event.question], Usage.of(events)
-        return ChainRecord(
+        Raises:
+            RecordFault: the folder cannot be written; the chain of this event is lost.
+            A1Error: a question's own event cannot be written as it is.
+        """
+        if isinstance(event, AnswerEvent):  # follows from the chains, also of a run that was resumed
+            return
+        if isinstance(event, PromptEvent | CalibrationEvent):
+            if (wrong := unwritable(event)) is not None:
+                raise A1Error(f"question {event.question}: {event.event}.{wrong}, which cannot be recorded")
+            self._append([event])
+            return
+        name = (event.question, event.sample)
+        if isinstance(event, LostEvent):
+            self._lose(name, [*self._open.pop(name, ()), event], event.error)
+        elif isinstance(event, ChainEvent):
+            self._finish(name, [*self._open.pop(name, ()), event], event)
+        elif self.folder.has(*name):  # what a chain began and did not need is told of after its end
+            if unwritable(event) is None:
+                self._append([event])
+        elif name in self.lost and name not in self._open and isinstance(event, DropEvent):  # or after its loss
+            if event.calls:
+                self._append([stopped(name, [event], self.lost[name])])
+        else:
+            self._open.setdefault(name, []).append(event)
+
+    def close(self) -> None:
+        """Writes what the chains cost that are under way: they have no end, and run again.
+
+        Raises:
+            RecordFault: it cannot be written, and no fault was told of before.
+        """
+        left, self._open = self._open, {}
+        events: list[Event] = [lost for name, events in left.items() if (lost := stopped(name, events)).calls]
+        if events:
+            try:
+                self._append(events)
+            except RecordFault:
+                if not self._faulty:
+                    raise
+
+    def errors(self) -> dict[str, int]:
+        """What chains were lost to, and how many to each."""
+        return dict(Counter(self.lost.values()))
+
+    def _finish(self, name: Name, events: list[Event], event: ChainEvent) -> None:
+        for one in events:
+            if (wrong := unwritable(one)) is not None:
+                self._lose(name, events, f"{one.event}.{wrong}, which cannot be recorded")
+                return
+        question, usage = self.folder.asked(event.question), Usage.of(events)
+        chain = Finished(
             question=event.question,
             sample=event.sample,
-            gold=question.answer,
+            gold=question.answer if question is not None else None,
             answer=event.answer,
-            correct=grade.correct,
-            key=grade.key,
-            note=grade.note,
             ending=event.ending,
             turns=event.turns,
             take_overs=event.take_overs,
@@ -73,7 +106,22 @@ class Recorder:
             ended=event.ended,
             text=event.text,
         )
+        try:
+            self._append(events, chain)
+        except RecordFault as error:
+            self.lost[name] = str(error)
+            raise
+        self.lost.pop(name, None)
+        if self._on_chain is not None:
+            self._on_chain(chain)
 
-    def errors(self) -> dict[str, int]:
-        """What chains were lost to, and how many to each."""
-        return dict(Counter(self.lost.values()))
+    def _lose(self, name: Name, events: list[Event], error: str) -> None:
+        self.lost[name] = error
+        self._append([stopped(name, events, error)])
+
+    def _append(self, events: list[Event], chain: Finished | None = None) -> None:
+        try:
+            self.folder.append(events, chain)
+        except RecordFault:
+            self._faulty = True
+            raise

@@ -19,7 +19,7 @@ from a1_sgl.evals.runner import Eval, calibrate, evaluate
 from a1_sgl.evals.tasks import find_task
 from a1_sgl.launch.pocket import pocket_specs
 from a1_sgl.launch.runtimes import serve
-from a1_sgl.runtime import DraftTarget
+from a1_sgl.session import Backend
 from a1_sgl.types import VerdictEvent
 
 GATES = ("marginal", "adaptive", "adaptive-turn", "mondrian-question", "turn-budget", "balanced")
@@ -42,7 +42,7 @@ def main(
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("gate", "accuracy", "rate", "by turn", "by question", "selectivity"):
         table.add_column(name, justify="left" if name == "gate" else "right")
-    with serve(pocket_specs(), out / "logs") as (draft, target), DraftTarget.connect(draft.url, target.url) as pair:
+    with serve(pocket_specs(), out / "logs") as (draft, target), Backend.connect(draft.url, target.url) as pair:
         card, _ = calibrate(
             replace(plan, split="calibration", questions=60, gate_kind="marginal"), pair, out / "calibration"
         )

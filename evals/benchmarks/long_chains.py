@@ -10,7 +10,6 @@ no reasoning, but it is text whose scores drift, which is what is asked of here.
 from __future__ import annotations
 
 import statistics
-import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -98,7 +97,7 @@ def _cell(rate: Any) -> str:
 
 
 def _held(rates: Iterable[Any], alpha: float) -> float:
-    inside = [low <= alpha <= high for low, high in (rate.interval() for rate in rates)]
+    inside: list[bool] = [low <= alpha <= high for low, high in (rate.interval() for rate in rates)]
     return sum(inside) / len(inside)
 
 
@@ -108,33 +107,35 @@ def _pocket(out: Path, alpha: float, turns: int, questions: int, chains: int, se
     from a1_sgl.evals.tasks import find_task
     from a1_sgl.launch.pocket import pocket_specs
     from a1_sgl.launch.runtimes import serve
-    from a1_sgl.runtime import Chain, DraftTarget, run_chains
+    from a1_sgl.programs import program
+    from a1_sgl.session import Backend, Chain, run_chains
     from a1_sgl.types import VerdictEvent
 
+    @program(samples=chains, gate="required", takes_over=True)
     @sgl.function
-    def endless(s: Any, question: Any, gate: Any, listener: Any) -> Any:
+    def endless(s: Any, query: Any, gate: Any) -> Any:
         def body(chain: Chain) -> None:
             for _ in range(turns):
                 if chain.judge(chain.draft(1), gate, replace=True):
                     chain.target(1)
                 chain.end_turn()
 
-        return run_chains(s, question, chains, body, listener)
+        return run_chains(s, query, body)
 
     task = find_task("chain")
     asked = task.questions("test", questions, seed, "9:10")
     audits = {}
     with (
         serve(pocket_specs(), out) as (draft, target),
-        DraftTarget.connect(draft.url, target.url, in_flight=64) as pair,
+        Backend.connect(draft.url, target.url, in_flight=64) as pair,
     ):
         for name in GATES:
-            gate, verdicts, lock = make(name, alpha, seed=seed), [], threading.Lock()
+            gate = make(name, alpha, seed=seed)
+            verdicts: list[VerdictEvent] = []
 
-            def hear(event: Any, verdicts: list[Any] = verdicts, lock: threading.Lock = lock) -> None:
+            def hear(event: Any, verdicts: list[Any] = verdicts) -> None:
                 if isinstance(event, VerdictEvent):
-                    with lock:
-                        verdicts.append(event)
+                    verdicts.append(event)
 
             def solve(question: Any, gate: Any = gate, hear: Any = hear) -> None:
                 state = endless.run(

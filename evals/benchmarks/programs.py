@@ -27,7 +27,7 @@ from a1_sgl.evals.tasks import find_task
 from a1_sgl.launch.pocket import pocket_specs
 from a1_sgl.launch.runtimes import serve
 from a1_sgl.records import ChainRecord, RunFolder
-from a1_sgl.runtime import DraftTarget
+from a1_sgl.session import Backend
 
 CHAINS = 8
 ALPHA = 0.25
@@ -123,13 +123,13 @@ def main(
 ) -> None:
     """One table of all programs, and two figures."""
     task = find_task("chain")
-    plan = {
+    plan: dict[str, Any] = {
         "task": task, "split": "test", "questions": questions, "chains": CHAINS, "seed": seed,
         "sampling": {"temperature": task.temperature, "top_p": 1.0},
     }  # fmt: skip
     runs: dict[str, Run] = {}
     rows = [*RECIPE, *(itertools.chain(*CURVES.values()) if curves else ())]
-    with serve(pocket_specs(), out / "logs") as (draft, target), DraftTarget.connect(draft.url, target.url) as pair:
+    with serve(pocket_specs(), out / "logs") as (draft, target), Backend.connect(draft.url, target.url) as pair:
         for row in rows:
             card = None
             if row.alpha is not None:  # gates start from scores of other questions, scored as this program scores
@@ -139,8 +139,8 @@ def main(
                 )  # fmt: skip
                 same = json.dumps([row.program, row.runtime, dict(row.parameters)], sort_keys=True)
                 folder = out / "calibration" / "".join(c if c.isalnum() else "-" for c in same).strip("-")
-                card, _ = calibrate(collected, pair if row.runtime is None else getattr(pair, row.runtime), folder)
-            backend = pair if row.runtime is None else getattr(pair, row.runtime)
+                card, _ = calibrate(collected, _backend(pair, row), folder)
+            backend = _backend(pair, row)
             pair.flush_cache()  # nobody profits from what another computed
             made = Eval(
                 **plan, program=row.program, runtime=row.runtime, parameters=row.parameters, vote=row.vote,
@@ -280,6 +280,10 @@ def _points(axes: Any, x: Sequence[float], runs: Sequence[Run], name: str, i: in
     low = [run.accuracy - run.summary["accuracy"]["low"] for run in runs]
     high = [run.summary["accuracy"]["high"] - run.accuracy for run in runs]
     axes.errorbar(x, y, yerr=[low, high], marker="o", linewidth=1, capsize=2, color=COLOURS[i], label=name)
+
+
+def _backend(pair: Backend, row: Row) -> Backend:
+    return pair if row.runtime is None else pair.alone(row.runtime)
 
 
 if __name__ == "__main__":

@@ -136,7 +136,7 @@ def load(path: Path, data: Path | None = None) -> Task:
     if data is not None and declared.source.generated:
         raise ConfigError(f"task {name} generates its questions and takes no --data")
     if declared.source.generated:
-        draw, splits = _generated(name, declared), chain.SPLITS
+        draw, splits = _generated(name, declared), tuple(map(str, chain.SPLITS))
         known: tuple[str, ...] = ("any",)
         where = "generated here"
     else:

@@ -12,7 +12,7 @@ from a1_sgl.launch.cpu_engine import has_gpu
 from a1_sgl.launch.runtimes import Spec, serve
 
 if TYPE_CHECKING:
-    from a1_sgl.runtime import DraftTarget
+    from a1_sgl.session import Backend
 
 _HERE = Path(__file__).parent
 
@@ -35,14 +35,14 @@ def pocket_specs() -> tuple[Spec, Spec]:
 
 
 @contextmanager
-def pocket_pair(logs: Path = Path("runs/logs")) -> Iterator[DraftTarget]:
+def pocket_pair(logs: Path = Path("runs/logs")) -> Iterator[Backend]:
     """Starts both pocket runtimes, which takes half a minute, and connects to them for the length of a ``with`` block.
 
     Raises:
         ConfigError: as `pocket_specs`.
         A1Error: a runtime did not start; its log is in `logs`.
     """
-    from a1_sgl.runtime import DraftTarget
+    from a1_sgl.session import Backend
 
-    with serve(pocket_specs(), logs) as (draft, target), DraftTarget.connect(draft.url, target.url) as pair:
+    with serve(pocket_specs(), logs) as (draft, target), Backend.connect(draft.url, target.url) as pair:
         yield pair

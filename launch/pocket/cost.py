@@ -18,7 +18,7 @@ from rich.table import Table
 from a1_sgl.launch.pocket import pocket_specs
 from a1_sgl.launch.runtimes import serve
 from a1_sgl.programs import direct
-from a1_sgl.runtime import Endpoint
+from a1_sgl.session import Backend
 
 SHORT, LONG = 32, 160
 """Tokens of the two generations."""
@@ -26,14 +26,14 @@ ROUNDS = 5
 STREAMS = (1, 8, 64)
 
 
-def step_ms(endpoint: Endpoint, streams: int) -> float:
+def step_ms(backend: Backend, streams: int) -> float:
     """Milliseconds of one decode step with `streams` sequences in the batch."""
 
     def seconds(tokens: int) -> float:
         started = time.perf_counter()
         direct.run(
             question="Start with 39. Add 2. What is the result?", samples=streams, max_tokens=tokens, ignore_eos=True,
-            backend=endpoint, temperature=1.0,
+            backend=backend, temperature=1.0,
         )  # fmt: skip
         return time.perf_counter() - started
 
@@ -48,8 +48,8 @@ def main() -> None:
     with (
         tempfile.TemporaryDirectory() as logs,
         serve(pocket_specs(), Path(logs)) as (draft_at, target_at),
-        Endpoint(draft_at.url, "draft") as draft,
-        Endpoint(target_at.url, "target") as target,
+        Backend.connect(draft=draft_at.url) as draft,
+        Backend.connect(target=target_at.url) as target,
     ):
         for streams in STREAMS:
             rounds = [(step_ms(draft, streams), step_ms(target, streams)) for _ in range(ROUNDS + 1)][1:]

@@ -25,12 +25,12 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from a1_sgl.engine import Codec
 from a1_sgl.evals.chain import OPERATIONS, Problem, problems
 from a1_sgl.evals.tasks import find_task
 from a1_sgl.launch.pocket.corpus import judged_answer, judged_step, transcript
 from a1_sgl.launch.pocket.tokenizer import CONTEXT, VOCABULARY, load_or_train
-from a1_sgl.runtime import chat
-from a1_sgl.runtime.judge import ANSWER, LEAD, STEP
+from a1_sgl.session.judge import ANSWER, LEAD, STEP
 
 HERE = Path(__file__).parent
 TASK = find_task("chain")
@@ -122,7 +122,7 @@ class Stream:
     def _judged(self, problem: Problem, rng: random.Random) -> tuple[list[int], list[int]]:
         ask_step = rng.random() < 0.5
         text, right = (judged_step if ask_step else judged_answer)(problem, rng)
-        suffix = chat.after(self.tokenizer, messages(problem), STEP if ask_step else ANSWER) + LEAD
+        suffix = Codec(self.tokenizer).after(messages(problem), STEP if ask_step else ANSWER) + LEAD
         self.sha256.update((problem.text + "\n" + text + suffix).encode())
         # A step is judged where its chunk ends, after the blank line; an answer at the end of the chain.
         text += "\n\n" if ask_step and not text.endswith("}.") else ""
@@ -151,7 +151,8 @@ class Stream:
 
 def prompt_ids(tokenizer: PreTrainedTokenizerFast, problem: Problem) -> list[int]:
     """The rendered chat prompt of `problem`."""
-    return tokenizer.encode(chat.render(tokenizer, messages(problem)), add_special_tokens=False)
+    codec = Codec(tokenizer)
+    return list(codec.encode(codec.render(messages(problem))))
 
 
 def messages(problem: Problem) -> tuple[dict[str, str], ...]:
@@ -173,7 +174,7 @@ def judging(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, count: 
             problem = next(source)
             text, right = make(problem, rng)
             text += "\n\n" if name == "step" and not text.endswith("}.") else ""
-            suffix = chat.after(tokenizer, messages(problem), ask) + LEAD
+            suffix = Codec(tokenizer).after(messages(problem), ask) + LEAD
             ids = [
                 *prompt_ids(tokenizer, problem), *tokenizer.encode(text, add_special_tokens=False),
                 *tokenizer.encode(suffix, add_special_tokens=False),

@@ -1,19 +1,44 @@
 """The command line as a user meets it: exit statuses, stderr, 80 columns."""
 
 import json
+import logging
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from a1_sgl import cli
+
+from ..faults.proxy import Fault, Proxy
+
 ROOT = Path(__file__).parent.parent.parent
+PAIR = ["--draft", "http://127.0.0.1:9", "--target", "http://127.0.0.1:9"]
 
 
 def a1(*arguments, cwd=None):
     return subprocess.run(
         [sys.executable, "-m", "a1_sgl.cli", *arguments], capture_output=True, text=True, timeout=200, cwd=cwd
     )
+
+
+@pytest.fixture
+def here(monkeypatch, capfd, tmp_path):
+    """The command in this process and in an empty folder, which spares it the start of a new one."""
+
+    def run(*arguments):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["a1", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capfd.readouterr()
+        return SimpleNamespace(returncode=ended.value.code or 0, stdout=said.out, stderr=said.err)
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -75,8 +100,8 @@ def a1(*arguments, cwd=None):
         (["evaluate"], "No such command"),
     ],
 )
-def test_bad_input_is_told_on_stderr_with_status_2(arguments, what, tmp_path):
-    done = a1(*arguments, cwd=tmp_path)
+def test_bad_input_is_told_on_stderr_with_status_2(arguments, what, here, tmp_path):
+    done = here(*arguments)
     assert done.returncode == 2, done.stderr
     assert what in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
@@ -84,7 +109,144 @@ def test_bad_input_is_told_on_stderr_with_status_2(arguments, what, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
-def test_lists_fit_80_columns():
+def test_a_process_of_its_own_ends_with_that_status_as_well(tmp_path):
+    done = a1("eval", "--out", "x", "--alpha", "1.5", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("a1: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        (["--deadline", "0"], "--deadline must be above 0 s, not 0"),
+        (["--deadline", "-3"], "--deadline must be above 0 s, not -3"),
+        (["--deadline", "nan"], "--deadline must be above 0 s, not nan"),
+        (["--patience", "0"], "--patience must be above 0 s, not 0"),
+        (["--silence", "-1"], "--silence must be above 0 s, not -1"),
+        (["--in-flight", "0"], "--in-flight must be at least 1, not 0"),
+        (["--ca-file", "none.pem"], "--ca-file: there is no file none.pem"),
+        (["--ca-file", "."], "--ca-file . holds no certificates"),
+        (["--ca-file", "words"], "--ca-file words holds no certificates in PEM form"),
+        (["--ca-file", "words", "--insecure"], "--insecure trusts whoever answers, --ca-file only whom it names; give"),
+        (["--api-key-file", "none"], "--api-key-file none cannot be read"),
+        (["--api-key-file", "."], "--api-key-file . cannot be read"),
+        (["--api-key-file", "empty"], "--api-key-file empty is empty"),
+        (["--api-key-file", "words"], "--api-key-file words is no key"),
+        (["--api-key", "tops\u00e9cret"], "--api-key is no key"),
+        (["--draft", "127.0.0.1:30000"], "'127.0.0.1:30000' is not a URL; it must look like http://"),
+        (["--draft", "http://"], "'http://' is not a URL"),
+        (["--draft", "http://nowhere.invalid:1"], "draft runtime http://nowhere.invalid:1: /get_model_info failed"),
+        (["--draft", "http://[::1]:9"], "draft runtime http://[::1]:9: /get_model_info failed"),
+        ([], "draft runtime http://127.0.0.1:9: /get_model_info failed"),
+    ],
+)
+@pytest.mark.parametrize("command", [["eval", "--out", "x"], ["solve", "1 + 1?"]], ids=["eval", "solve"])
+def test_a_connection_that_cannot_be_is_one_line_with_status_2(command, options, what, here, tmp_path):
+    (tmp_path / "words").write_text("topsecret\nand more\n")
+    (tmp_path / "empty").write_text("\n")
+    pair = [one for pair in zip(PAIR[::2], PAIR[1::2], strict=True) if pair[0] not in options for one in pair]
+    done = here(*command, *pair, *options)
+    assert done.returncode == 2
+    assert what in done.stderr
+    assert done.stderr.startswith("a1: ")
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+    assert "secret" not in done.stderr
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_server_that_is_no_sglang_is_named(here, tmp_path):
+    pages = {
+        "/missing": (404, b"<html>\n<b>not\nhere</b></html>"), "/page": (200, b"<html>\nhello</html>"),
+        "/json": (200, b'{"name": "other"}'), "/array": (200, b"[1]"),
+    }  # fmt: skip
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            status, body = pages[self.path.removesuffix("/get_model_info")]
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for path, what in (
+            ("/missing", "answered 404: "), ("/page", "not JSON"), ("/json", "is no SGLang runtime"),
+            ("/array", "is no SGLang runtime"),
+        ):  # fmt: skip
+            url = f"http://127.0.0.1:{server.server_port}{path}"
+            done = here("eval", "--out", "x", "--program", "direct", "--target", url)
+            assert done.returncode == 2
+            assert f"target runtime {url}: " in done.stderr
+            assert what in done.stderr
+            assert done.stderr.count("\n") == 1
+        server.shutdown()
+    assert not (tmp_path / "x").exists()
+
+
+def test_what_a_program_refuses_ends_the_run_with_status_2(here, runtimes):
+    where = ["--draft", runtimes["draft"].url, "--target", runtimes["target"].url]
+    done = here("eval", "--out", "x", "--program", "a1_sync", "--set", "budget=7", "--quiet", *where)
+    assert done.returncode == 2
+    assert done.stderr.startswith("a1: budget must lie between 0 and samples = 4, not 7")
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+def test_a_run_with_redraws_and_a_verifier_is_replayed_and_graded_again(here, runtimes, tmp_path):
+    urls = {name: runtimes[name].url for name in ("draft", "target")}
+    where = ["--draft", urls["draft"], "--target", urls["target"], "--verifier", urls["target"]]
+    small = ["--questions", "4", "--chains", "2", "--quiet"]
+    done = here("eval", "--out", "run", "--program", "self_reject", "--runtime", "both", *small, *where)
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
+    assert any(event.get("attempt", 0) > 0 for event in events)
+    summary = (tmp_path / "run" / "summary.json").read_text()
+    assert json.loads(summary)["tokens"]["verifier_prefill"] > 0
+    replayed = here("replay", "run", "--seeds", "1", "--minimum", "1", "--json")
+    assert replayed.returncode == 0, replayed.stderr
+    assert 0 < json.loads(replayed.stdout)["balanced"]["overall"] < 1
+    again = here("grade", "run", "--again")
+    assert again.returncode == 0, again.stderr
+    assert "8 chains graded, 0 grades changed" in again.stdout
+    assert (tmp_path / "run" / "summary.json").read_text() == summary
+
+
+SECRET = "sk-3f9a77-topsecret"
+
+
+@pytest.mark.parametrize("way", ["option", "environment", "file"])
+def test_a_key_is_sent_and_is_written_nowhere(way, here, runtimes, tmp_path, monkeypatch, caplog):
+    """Through a proxy that wants it, with faults that are told of and a chain that is lost."""
+    caplog.set_level(logging.DEBUG)
+    (tmp_path / "key").write_text(SECRET + "\n")
+    if way == "environment":
+        monkeypatch.setenv("A1_API_KEY", SECRET)
+    options = {"option": ["--api-key", SECRET], "environment": [], "file": ["--api-key-file", "key"]}[way]
+    fault = Fault(("error",), share=0.3, lasting=True, key=SECRET)
+    with Proxy(runtimes["target"].url, fault) as proxy:
+        command = ["eval", "--out", "run", "--program", "direct", "--target", proxy.url, "--questions", "4"]
+        done = here(*command, "--chains", "1", "--patience", "1", *options)
+        assert done.returncode == 1, done.stderr
+        assert len(proxy.touched) == 1
+        refused = here("eval", "--out", "other", "--program", "direct", "--target", proxy.url, "--api-key", "wrong-key")
+    monkeypatch.delenv("A1_API_KEY", raising=False)
+    assert proxy.refused > 0
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["chains_lost"] == 1
+    assert refused.returncode == 2
+    assert f"target runtime {proxy.url}: /get_model_info answered 401" in refused.stderr
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert len(files) > 5
+    said = [done.stdout, done.stderr, refused.stdout, refused.stderr, caplog.text]
+    assert not [path for path in files if b"topsecret" in path.read_bytes()]
+    assert not [text for text in said if "topsecret" in text or "wrong-key" in text]
+
+
+def test_lists_fit_80_columns(here):
     for command, words in (
         ("tasks", ["chain", "calibration, test"]),
         ("programs", ["a1", "direct", "take_over"]),
@@ -92,28 +254,28 @@ def test_lists_fit_80_columns():
         ("scores", ["mean_loss", "worst_window"]),
         ("votes", ["majority", "weighted", "judge"]),
     ):
-        done = a1(command)
+        done = here(command)
         assert done.returncode == 0
         assert all(word in done.stdout for word in words)
         assert max(map(len, done.stdout.splitlines())) <= 80
 
 
-def test_doctor_without_and_with_runtimes(runtimes, tmp_path):
-    alone = a1("doctor", cwd=tmp_path)
+def test_doctor_without_and_with_runtimes(here, runtimes, tmp_path):
+    alone = here("doctor")
     assert alone.returncode == 0, alone.stdout
     assert "none" in alone.stdout
-    found = a1("doctor", "--draft", runtimes["draft"].url, "--target", runtimes["stranger"].url, cwd=tmp_path)
+    found = here("doctor", "--draft", runtimes["draft"].url, "--target", runtimes["stranger"].url)
     assert found.returncode == 0, found.stdout
     assert "two tokenizers" in found.stdout
-    broken = a1("doctor", "--draft", runtimes["draft"].url, "--target", "http://127.0.0.1:9", cwd=tmp_path)
+    broken = here("doctor", "--draft", runtimes["draft"].url, "--target", "http://127.0.0.1:9")
     assert broken.returncode == 1
     assert "is the runtime up" in " ".join(broken.stdout.split())
 
 
-def test_solve_shows_who_wrote_each_chunk_and_its_p_value(runtimes, tmp_path):
+def test_solve_shows_who_wrote_each_chunk_and_its_p_value(here, runtimes, tmp_path):
     where = ["--draft", runtimes["draft"].url, "--target", runtimes["target"].url]
     question = "Start with 39. Multiply by 2. Subtract 18. Add 7. What is the result?"
-    done = a1("solve", question, "--alpha", "0.5", *where, cwd=tmp_path)
+    done = here("solve", question, "--alpha", "0.5", *where)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert any(line.startswith("draft") and " p = 0." in line for line in lines)
@@ -121,35 +283,38 @@ def test_solve_shows_who_wrote_each_chunk_and_its_p_value(runtimes, tmp_path):
     assert max(map(len, lines)) <= 80
 
 
-def test_solve_shows_any_program(runtimes, tmp_path):
+def test_solve_shows_any_program(here, runtimes, tmp_path):
     where = ["--draft", runtimes["draft"].url, "--target", runtimes["target"].url]
     question = "Start with 39. Multiply by 2. Subtract 18. Add 7. What is the result?"
-    done = a1("solve", question, "--program", "dvts", "--chains", "4", "--set", "width=2", *where, cwd=tmp_path)
+    done = here("solve", question, "--program", "dvts", "--chains", "4", "--set", "width=2", *where)
     assert done.returncode == 0, done.stderr
     for word in ("tokens pruned", "target rating 0.", "answer: "):
         assert word in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
 
 
-def test_a_program_in_a_users_file_works_in_every_command(runtimes, tmp_path):
+def test_a_program_in_a_users_file_works_in_every_command(here, runtimes, tmp_path):
     """The example in docs/programs.md, from another folder."""
     mine = ["--program", f"{ROOT / 'examples' / 'my_program.py'}:second_opinion"]
     where = ["--draft", runtimes["draft"].url, "--target", runtimes["target"].url]
     small = ["--questions", "3", "--chains", "2", "--quiet"]
-    made = a1("calibrate", "--out", "cal", *mine, *small, *where, cwd=tmp_path)
+    made = here("calibrate", "--out", "cal", *mine, *small, *where)
     assert made.returncode == 0, made.stderr
-    done = a1("eval", "--out", "run", *mine, *small, "--calibration", "cal/card.json", *where, cwd=tmp_path)
+    done = here("eval", "--out", "run", *mine, *small, "--calibration", "cal/card.json", *where)
     assert done.returncode == 0, done.stderr
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     assert run["configuration"]["program"] == "second_opinion"
     assert len(run["configuration"]["source"]) == 16
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["take_over"]["decisions"] == 6
-    shown = a1("solve", "Start with 39. Add 2. Add 9. What is the result?", *mine, *where, cwd=tmp_path)
+    shown = here("solve", "Start with 39. Add 2. Add 9. What is the result?", *mine, *where)
     assert shown.returncode == 0, shown.stderr
     assert "answer: " in shown.stdout
-    refused = a1("eval", "--out", "x", *mine, "--vote", "weighted", *where, cwd=tmp_path)
+    voted = here("eval", "--out", "voted", *mine, *small, "--vote", "weighted", *where)
+    assert voted.returncode == 0, voted.stderr
+    assert json.loads((tmp_path / "voted" / "summary.json").read_text())["vote"] == "weighted"
+    refused = here("eval", "--out", "x", *mine, "--set", "speed=9", *where)
     assert refused.returncode == 2
-    assert "has no parameter 'vote'" in refused.stderr
+    assert "program second_opinion has no parameter 'speed'" in refused.stderr
 
 
 def test_calibrate_writes_a_card_that_eval_takes(runtimes, tmp_path):
@@ -172,44 +337,44 @@ def test_calibrate_writes_a_card_that_eval_takes(runtimes, tmp_path):
     assert run["environment"]["packages"]["sglang"]
 
 
-def test_a_run_is_calibrated_certified_and_replayed(runtimes, tmp_path):
+def test_a_run_is_calibrated_certified_and_replayed(here, runtimes, tmp_path):
     where = ["--draft", runtimes["draft"].url, "--target", runtimes["target"].url, "--quiet"]
     small = ["--questions", "8", "--chains", "2", "--levels", "3:4"]
     risk = ["--certify", "epsilon=0.5,delta=0.1", "--alphas", "0.5,0.7"]
-    made = a1("calibrate", "--out", "cal", *small, *risk, *where, cwd=tmp_path)
+    made = here("calibrate", "--out", "cal", *small, *risk, *where)
     assert made.returncode == 0, made.stderr
     assert "loses at most 0.5 of accuracy" in " ".join(made.stdout.split())
     card = json.loads((tmp_path / "cal" / "card.json").read_text())
     assert card["certificate"]["alpha"] == card["alpha"]
     assert card["smallest_alpha"] == 1 / (len(card["scores"]) + 1)
-    few = a1("calibrate", "--out", "few", *small, "--certify", "epsilon=0.01,delta=0.1", *where, cwd=tmp_path)
+    few = here("calibrate", "--out", "few", *small, "--certify", "epsilon=0.01,delta=0.1", *where)
     assert few.returncode == 2
     assert "--questions must be at least 230" in few.stderr
     # without --alpha the card's is taken
-    done = a1(
+    done = here(
         "eval", "--out", "run", "--questions", "4", "--chains", "2", "--levels", "3:4", "--calibration",
-        "cal/card.json", *where, cwd=tmp_path,
+        "cal/card.json", *where,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run" / "run.json").read_text())["configuration"]["gate"]["alpha"] == card["alpha"]
-    other = a1(
+    other = here(
         "eval", "--out", "target", "--questions", "4", "--chains", "2", "--levels", "3:4", "--program", "direct",
-        "--recipe", "pocket", "--draft", runtimes["draft"].url, "--target", runtimes["target"].url, cwd=tmp_path,
+        "--recipe", "pocket", "--draft", runtimes["draft"].url, "--target", runtimes["target"].url,
     )  # fmt: skip
     assert other.returncode == 0, other.stderr
     assert "8/8 chains, accuracy" in other.stdout
     assert "tok/s" in other.stdout
-    compared = a1("compare", "target", "run", cwd=tmp_path)
+    compared = here("compare", "target", "run")
     assert compared.returncode == 0, compared.stderr
     assert "run - target" in compared.stdout
     assert "times the FLOPs" in " ".join(compared.stdout.split())
-    page = a1("report", "run", "target", "--out", "page/report.html", cwd=tmp_path)
+    page = here("report", "run", "target", "--out", "page/report.html")
     assert page.returncode == 0, page.stderr
     assert "boxed" in (tmp_path / "page" / "report.html").read_text()
-    said = a1("eval", "--out", "x", "--dry-run", "--like", "run", "--chains", "3", "--questions", "8", cwd=tmp_path)
+    said = here("eval", "--out", "x", "--dry-run", "--like", "run", "--chains", "3", "--questions", "8")
     assert said.returncode == 0, said.stderr
     assert "time: about" in said.stdout
-    again = a1("replay", "run", "--seeds", "2", "--alpha", "0.5", "--minimum", "1", "--out", "report", cwd=tmp_path)
+    again = here("replay", "run", "--seeds", "2", "--alpha", "0.5", "--minimum", "1", "--out", "report")
     assert again.returncode == 0, again.stderr
     for word in ("balanced", "authors", "cannot know", "95% intervals", "log wealth"):
         assert word in " ".join(again.stdout.split())
@@ -220,7 +385,7 @@ def test_a_run_is_calibrated_certified_and_replayed(runtimes, tmp_path):
     assert (tmp_path / "report" / "rates.png").stat().st_size > 10_000
 
 
-def test_replay_prints_one_json_object(tmp_path):
+def test_replay_prints_one_json_object(here, tmp_path):
     rows = [
         {"problem": q, "sample": s, "turns": [{"ppl": 1 + (q * 7 + s * 3 + t) % 11} for t in range(3)]}
         for q in range(5)
@@ -228,7 +393,7 @@ def test_replay_prints_one_json_object(tmp_path):
     ]
     (tmp_path / "chains.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     options = ["--json", "--seeds", "2", "--minimum", "1", "--interleave", "2"]
-    done = a1("replay", "chains.jsonl", *options, cwd=tmp_path)
+    done = here("replay", "chains.jsonl", *options)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert list(found) == ["balanced", "authors"]
@@ -237,8 +402,8 @@ def test_replay_prints_one_json_object(tmp_path):
     }  # fmt: skip
     assert wanted <= found["balanced"].keys()
     assert len(found["balanced"]["per_turn"]) == 3
-    swept = a1("replay", "chains.jsonl", *options, "--sweep", "alpha=0.2:0.6:0.2", "--gate", "marginal", cwd=tmp_path)
+    swept = here("replay", "chains.jsonl", *options, "--sweep", "alpha=0.2:0.6:0.2", "--gate", "marginal")
     assert list(json.loads(swept.stdout)) == ["0.2", "0.4", "0.6"]
-    shown = a1("replay", "chains.jsonl", "--sweep", "alpha=0.2:0.6:0.2", "--seeds", "1", "--out", "r", cwd=tmp_path)
+    shown = here("replay", "chains.jsonl", "--sweep", "alpha=0.2:0.6:0.2", "--seeds", "1", "--out", "r")
     assert shown.returncode == 0, shown.stderr
     assert (tmp_path / "r" / "sweep.png").exists()

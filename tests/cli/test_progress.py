@@ -12,16 +12,16 @@ from a1_sgl.types import Call, ChainEvent, ChunkEvent, Grade, LostEvent, Questio
 def recorder(tmp_path):
     def made(name="run"):
         folder = RunFolder.open(tmp_path / name, {"chains": 2}, {})
-        question = Question(id="q", messages=(), answer="1")
-        return Recorder(folder, {"q": question}, lambda answer, _: Grade(answer == "1", answer))
+        folder.ask([Question(id="q", messages=(), answer="1")])
+        return Recorder(folder, lambda chain: folder.grade(chain, Grade(chain.answer == "1", chain.answer)))
 
     return made
 
 
 def finish(record, sample, answer, tokens=50):
     begun = record.folder.run["sessions"][-1]
-    call = Call(runtime="draft", kind="decode", prompt_tokens=1, cached_tokens=0, completion_tokens=tokens,
-                started=begun + 0.1, ended=begun + 0.2)  # fmt: skip
+    call = Call(runtime="draft-0", role="draft", kind="decode", prompt_tokens=1, cached_tokens=0,
+                completion_tokens=tokens, started=begun + 0.1, ended=begun + 0.2)  # fmt: skip
     record(ChunkEvent(question="q", sample=sample, turn=0, author="draft", text=answer, tokens=tokens, ended=True,
                       calls=(call,)))  # fmt: skip
     record(ChainEvent(question="q", sample=sample, text=answer, answer=answer, ending="ended", turns=1, take_overs=0,
@@ -77,3 +77,17 @@ def test_each_run_is_counted_for_itself(recorder):
     state.see(second)
     assert state.accuracy().startswith("accuracy 0.0%")
     assert "draft" in state.speed(2)
+
+
+def test_chains_are_counted_when_they_finish_and_accuracy_when_they_are_graded(recorder, monkeypatch):
+    out, record, waiting = shown(monkeypatch, False), recorder(), []
+    finish(record, 0, "1")
+    record._on_chain = waiting.append
+    finish(record, 1, "2")
+    with progress.progress("a1", False) as report:
+        report(record, 2)
+        record.folder.grade(waiting[0], Grade(False, "2"))
+    assert out.getvalue().startswith("a1: 2/2 chains, accuracy 100.0% [")
+    state = progress.State()
+    state.see(record)
+    assert state.accuracy().startswith("accuracy 50.0%")

@@ -17,8 +17,8 @@ from a1_sgl.conformal import (
 )
 
 
-def ask(gate, score, number, sample=0, turn=0):
-    return gate(score, question=f"q{number}", sample=sample, turn=turn)
+def ask(gate, score, number, sample=0, turn=0, attempt=0):
+    return gate(score, question=f"q{number}", sample=sample, turn=turn, attempt=attempt)
 
 
 def drifting(n=120, change=60, seed=1):
@@ -96,6 +96,18 @@ def test_by_default_the_first_chunk_of_the_first_chain_is_watched():
     assert [p for p in ((0, 0), (0, 1), (1, 0)) if first_chunks(Place("q", *p))] == [(0, 0)]
 
 
+def test_later_draws_of_the_first_chunk_are_not_watched():
+    gate, eager, scores = guarded("warn"), guarded("warn", watch=every_chunk), (0.9, 0.7, 0.8)
+    for one in (gate, eager):
+        for attempt, score in enumerate(scores):
+            ask(one, score, 0, attempt=attempt)
+            one.observe(score, True, question="q1", sample=0, turn=0, attempt=attempt)
+            one.calibrate(score, question="c", attempt=attempt)
+    assert (gate.watched, gate.bank.scores()) == (2, [0.9] * 3)
+    assert (eager.watched, len(eager.bank)) == (6, 9)
+    assert len(gate.gate.bank) == len(eager.gate.bank) == 9
+
+
 def test_calibration_says_what_is_normal():
     """Scores that are strange from the start are noticed only if calibration has shown other ones."""
     told, untold = guarded("warn", scores=[0.5]), guarded("warn")
@@ -147,8 +159,8 @@ def test_false_alarms_are_as_rare_as_promised(action):
         gate = GuardedGate(marginal(0.3, seed=run), SimpleJumper(0.1), threshold=threshold, action=action)
         for number in range(80):
             level = rng.random()
-            for sample, turn in ((0, 0), (0, 1), (1, 0)):
-                ask(gate, level + turn, number, sample, turn)
+            for sample, turn, attempt in ((0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0)):
+                ask(gate, level + turn - attempt, number, sample, turn, attempt)
         alarmed += bool(gate.alarms)
     assert binomtest(alarmed, runs, 1 / threshold, alternative="greater").pvalue > 0.01
     assert alarmed > 0

@@ -1,4 +1,6 @@
+import json
 import random
+from collections import Counter
 
 import pytest
 from hypothesis import given
@@ -27,7 +29,7 @@ def test_a_turn_budget_is_used_up_and_never_passed(size, data):
         handed[question, turn] += step(control, p, Place(question, sample, turn))
         assert handed[question, turn] <= budget
     assert set(handed.values()) == {budget}
-    assert control.level(Place("a", 0, 0)) == -1
+    assert control.level(Place("a", chains, 0)) == -1
     assert control.level(Place("a", 0, 2)) == budget / chains
 
 
@@ -70,6 +72,73 @@ def test_the_turn_budget_gate_keeps_its_word_whatever_the_scores(size, stream):
         if i % chains == chains - 1:
             assert handed[cell] == budget
         assert handed[cell] <= budget
+
+
+@given(sizes, st.data())
+def test_a_turn_budget_counts_chains_however_often_they_draw(size, data):
+    """Draws in any order, with any p-values, and also of chains that were kept; saved and loaded between any two."""
+    budget, chains = size
+    control = TurnBudget(budget, chains)
+    first = [(q, s, t) for q in "ab" for s in range(chains) for t in range(2)]
+    more = data.draw(st.lists(st.sampled_from(first), max_size=40))
+    order = data.draw(st.permutations(first + more))
+    handed = {(q, t): set() for q in "ab" for t in range(2)}
+    attempts = Counter()
+    for question, sample, turn in order:
+        cell, place = handed[question, turn], Place(question, sample, turn, attempt=attempts[question, sample, turn])
+        attempts[question, sample, turn] += 1
+        if place.attempt:
+            assert control.level(place) == (budget / chains if sample in cell else -1)
+        took = step(control, data.draw(st.sampled_from([0.0, 1.0, 0.3, 0.7])), place)
+        assert not took or not place.attempt or sample in cell
+        if took:
+            cell.add(sample)
+        assert len(cell) <= budget
+        loaded = TurnBudget(budget, chains)
+        loaded.restore(json.loads(json.dumps(control.state())))
+        assert loaded.state() == control.state()
+        control = loaded
+    assert {len(cell) for cell in handed.values()} == {budget}
+
+
+@pytest.mark.parametrize(("budget", "chains", "retries"), [(1, 4, 3), (2, 5, 2), (3, 4, 4)])
+def test_every_draw_of_a_turn_budget_is_rejected_at_its_rate(budget, chains, retries):
+    """Uniform p-values; chains draw while they are rejected, in random order; 1% level, by chain and by attempt."""
+    rng, runs = random.Random(f"{budget}/{chains}/{retries}"), 3000
+    first, later = [0] * chains, [[0, 0] for _ in range(retries)]
+    for run in range(runs):
+        control, drawing, handed = TurnBudget(budget, chains), dict.fromkeys(range(chains), 0), set()
+        while drawing:
+            sample = rng.choice(list(drawing))
+            attempt = drawing[sample]
+            took = step(control, rng.random(), Place(run, sample, 0, attempt=attempt))
+            if attempt:
+                later[attempt - 1][0] += took
+                later[attempt - 1][1] += 1
+            else:
+                first[sample] += took
+            if took:
+                handed.add(sample)
+            drawing[sample] += 1
+            if not took or drawing[sample] > retries:
+                del drawing[sample]
+        assert len(handed) == budget
+    rate, checks = budget / chains, chains + retries
+    assert min(binomtest(hits, runs, rate).pvalue for hits in first) > 0.01 / checks
+    assert min(binomtest(hits, n, rate).pvalue for hits, n in later) > 0.01 / checks
+
+
+@given(sizes, st.lists(st.tuples(st.floats(-9, 9), st.sampled_from("ab"), st.integers(0, 9)), max_size=60))
+def test_the_turn_budget_gate_keeps_its_word_with_redraws(size, stream):
+    budget, chains = size
+    gate, attempts, handed = turn_budget(budget, chains), Counter(), {"a": set(), "b": set()}
+    for score, question, number in stream:
+        sample = number % chains
+        attempt = attempts[question, sample]
+        attempts[question, sample] += 1
+        if gate(score, question=question, sample=sample, turn=0, attempt=attempt).take_over:
+            handed[question].add(sample)
+        assert all(len(samples) <= budget for samples in handed.values())
 
 
 @given(
@@ -121,6 +190,16 @@ def test_the_open_budget_gate_gives_a_place_back_when_a_chain_ends():
     assert gate(9.5, question="q", sample=1, turn=0).alpha == -1
     gate.finish("q", 0)
     assert gate(9.9, question="q", sample=1, turn=1).alpha == 0.5
+
+
+def test_a_chain_that_draws_again_keeps_its_place_in_an_open_budget():
+    control = OpenBudget(1, 4)
+    for attempt in range(3):
+        assert step(control, 0.2, Place("q", 0, 0, attempt=attempt))
+        assert not step(control, 0.0, Place("q", 1, 0, attempt=attempt))
+        assert control.busy("q") == 1
+    assert not step(control, 0.9, Place("q", 0, 0, attempt=3))
+    assert step(control, 0.2, Place("q", 1, 0, attempt=3))
 
 
 @given(st.lists(st.sampled_from([0.0, 1.0, 2.0]) | st.floats(-3, 3), max_size=9), st.integers(0, 10))

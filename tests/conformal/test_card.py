@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from a1_sgl.conformal import Card, MondrianBank, Place, ScoreBank, make
+from a1_sgl.conformal import Card, GuardedGate, MondrianBank, Place, ScoreBank, make
 from a1_sgl.conformal.card import SCHEMA
 from a1_sgl.conformal.gate import Gate
 from a1_sgl.errors import ConfigError
@@ -157,8 +157,8 @@ class Notes:
     def __init__(self):
         self.seen = []
 
-    def calibrate(self, score, *, question, sample=0, turn=0, task=""):
-        self.seen.append((score, Place(question, sample, turn, task)))
+    def calibrate(self, score, *, question, sample=0, turn=0, task="", attempt=0):
+        self.seen.append((score, Place(question, sample, turn, task, attempt)))
 
 
 def test_filling_a_gate_puts_every_score_in_its_place_in_order():
@@ -169,6 +169,36 @@ def test_filling_a_gate_puts_every_score_in_its_place_in_order():
         (0.2, Place("q2", 0, 0, "chain")),
         (0.3, Place("q1", 1, 4, "chain")),
     ]
+
+
+def redrawn():
+    """A card of two chunks of which one was drawn three times; another chain's score came in between."""
+    return card(scores=(0.4, 0.1, 0.3, 0.2), places=((0, 0, 0), (0, 1, 0), (0, 0, 0), (0, 0, 0)))
+
+
+def test_several_scores_of_a_place_are_its_attempts(tmp_path):
+    notes = Notes()
+    redrawn().save(tmp_path / "card.json")
+    Card.load(tmp_path / "card.json").fill(notes)
+    first, other = Place("q1", 0, 0, "chain"), Place("q1", 1, 0, "chain")
+    assert notes.seen == [
+        (0.4, first),
+        (0.1, other),
+        (0.3, first._replace(attempt=1)),
+        (0.2, first._replace(attempt=2)),
+    ]
+
+
+def test_every_draw_fills_the_gate_and_the_first_alone_its_guard():
+    for name, online in (("balanced", True), ("presampled", False), ("turn-budget", True)):
+        gate = make(name, 0.25, chains=4)
+        before = gate.control.state()
+        redrawn().fill(gate)
+        assert (len(gate.bank), gate.online) == (4, online)
+        assert gate.control.state() == before
+    guard = GuardedGate(make("marginal", 0.25))
+    redrawn().fill(guard)
+    assert (guard.bank.scores(), len(guard.gate.bank)) == ([0.4], 4)
 
 
 def test_filled_gates_have_their_categories():

@@ -155,8 +155,7 @@ def test_a_decision_is_one_step(make_bank, control):
     place = dict(items)
 
     def decide(gate, score):
-        question, sample, turn, task = place[score]
-        return gate(score, question=question, sample=sample, turn=turn, task=task)
+        return gate(score, **place[score]._asdict())
 
     gate, again = (Gate(0.3, make_bank(), control()) for _ in range(2))
     decisions = at_once(lambda score: decide(gate, score), dealt(list(place)))

@@ -52,6 +52,17 @@ def test_one_family_by_hand():
     assert control.level(Place("q", 0, 1)) == 0.3
 
 
+def test_a_draw_is_a_decision_like_any_other():
+    """So the rate that is held is that of rejected draws."""
+    control, tally = Offsets(0.3, {"question": 0.1}, caps={"question": 2}), Tally(0.3)
+    draws = [(0.0, PLACE._replace(attempt=attempt)) for attempt in range(200)]
+    for place, took in drive(control, draws):
+        tally.add(place.question, took)
+        assert abs(tally.excess["q"]) <= 2.7 + 1e-9
+    [[[_, n, excess, _]]] = control.state()
+    assert (n, excess) == (200, pytest.approx(tally.excess["q"]))
+
+
 def test_steps_that_decay_by_hand():
     control = Offsets(0.3, {(): 0.2}, decay=0.6)
     control.update(PLACE, False)

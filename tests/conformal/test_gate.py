@@ -43,6 +43,7 @@ events = st.lists(
         st.sampled_from("ab"),
         st.integers(0, 3),
         st.integers(0, 2),
+        st.sampled_from([0, 0, 0, 1, 2]),
         st.booleans(),
     ),
     max_size=70,
@@ -56,8 +57,8 @@ def decide(gate, scores):
 def play(gate, events):
     """Decisions; where the last of an event is true its chain ends."""
     decisions = []
-    for score, question, sample, turn, ends in events:
-        decisions.append(gate(score, question=question, sample=sample, turn=turn, task="t"))
+    for score, question, sample, turn, attempt, ends in events:
+        decisions.append(gate(score, question=question, sample=sample, turn=turn, task="t", attempt=attempt))
         if ends:
             gate.finish(question, sample)
     return decisions
@@ -97,11 +98,34 @@ def test_the_draw_belongs_to_the_chunk_not_to_the_order():
 
 def test_every_part_of_the_name_and_the_seed_make_the_draw():
     place = Place("q", 0, 0, "t")
-    others = [place._replace(**{name: value}) for name, value in zip(place._fields, ("r", 1, 1, "s"), strict=True)]
+    others = [place._replace(**{name: value}) for name, value in zip(place._fields, ("r", 1, 1, "s", 1), strict=True)]
     draws = [marginal(0.3).draw(p) for p in (place, *others)] + [marginal(0.3, seed=1).draw(place)]
-    assert len(set(draws)) == 6
+    assert len(set(draws)) == 7
     assert all(0 <= u <= 1 for u in draws)
     assert marginal(0.3).draw(place) == make("balanced", 0.6).draw(place)
+
+
+@pytest.mark.parametrize(
+    ("place", "draw"),
+    [
+        (Place("q", 0, 0, "t"), 0.1656070692722802),
+        (Place("q", 2, 1), 0.6027521314388603),
+        (Place(5, 1, 14, "chain"), 0.6851176971646189),
+    ],
+)
+def test_first_draws_are_those_of_every_recorded_run(place, draw):
+    assert marginal(0.3, seed=3).draw(place) == draw
+
+
+@pytest.mark.parametrize("made", [lambda: Gate(0.3, ScoreBank([0.5] * 9), online=False), lambda: make("random", 0.3)])
+def test_every_attempt_has_a_draw_of_its_own_whatever_the_order(made):
+    def p(order):
+        gate = made()
+        return {k: gate(0.5, question="q", sample=1, turn=2, attempt=k).p_value for k in order}
+
+    assert p(range(5)) == p((3, 1, 4, 0, 2))
+    assert len(set(p(range(5)).values())) == 5
+    assert p([0])[0] == made()(0.5, question="q", sample=1, turn=2).p_value
 
 
 def test_decision_says_what_it_was_made_of():
@@ -143,7 +167,7 @@ def test_the_conservative_p_value_takes_no_draw():
 @pytest.mark.parametrize("made", [*EVERY.values(), *GUARDED.values()], ids=[*EVERY, *GUARDED])
 def test_a_missing_score_is_an_error_and_changes_no_decision(made):
     gate, untouched = made(), made()
-    events = [(i % 7 / 3, "ab"[i % 2], i % 4, i % 3, False) for i in range(60)]
+    events = [(i % 7 / 3, "ab"[i % 2], i % 4, i % 3, i % 5 // 4, False) for i in range(60)]
     play(gate, events)
     play(untouched, events)
     before = json.dumps(gate.state())
@@ -194,11 +218,14 @@ def test_the_adaptive_gate_holds_the_rate_whatever_the_scores_do(alpha):
 @pytest.mark.parametrize("made", EVERY.values(), ids=EVERY)
 def test_a_gate_that_observed_goes_on_where_the_other_stopped(made):
     rng = random.Random(2)
-    events = [(rng.random(), rng.choice("ab"), rng.randrange(4), i // 40, False) for i in range(300)]
+    events = [(rng.random(), rng.choice("ab"), rng.randrange(4), i // 40, i % 5 // 4, False) for i in range(300)]
     whole, resumed = made(), made()
     decisions = play(whole, events)
-    for (score, question, sample, turn, _), decision in zip(events[:200], decisions, strict=False):
-        resumed.observe(score, decision.take_over, question=question, sample=sample, turn=turn, task="t")
+    for (score, *place, _), decision in zip(events[:200], decisions, strict=False):
+        question, sample, turn, attempt = place
+        resumed.observe(
+            score, decision.take_over, question=question, sample=sample, turn=turn, task="t", attempt=attempt
+        )
     assert play(resumed, events[200:]) == decisions[200:]
 
 
@@ -207,8 +234,8 @@ def test_a_gate_that_observed_goes_on_where_the_other_stopped(made):
 @given(calibration=events, first=events, then=events)
 def test_saved_and_loaded_a_gate_decides_as_it_would_have(made, calibration, first, then):
     gate, loaded = made(), made()
-    for score, question, sample, turn, _ in calibration[:25]:
-        gate.calibrate(score, question=question, sample=sample, turn=turn, task="t")
+    for score, question, sample, turn, attempt, _ in calibration[:25]:
+        gate.calibrate(score, question=question, sample=sample, turn=turn, task="t", attempt=attempt)
     play(gate, first)
     play(loaded, calibration)  # what it remembered before must not shine through
     saved = json.dumps(gate.state())
@@ -225,7 +252,7 @@ def test_the_guarded_gates_of_these_tests_do_alarm():
     """Else saving and loading one would show little."""
     for made in GUARDED.values():
         gate = made()
-        play(gate, [(float(i), "a", 0, 0, False) for i in range(40)])
+        play(gate, [(float(i), "a", 0, 0, 0, False) for i in range(40)])
         assert gate.alarms
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binom, binomtest, chisquare
+from scipy.stats import binom, binomtest, chisquare, kstest
 
 from a1_sgl.conformal import Gate, MondrianBank, Place, ScoreBank, make
 
@@ -53,6 +53,48 @@ def test_the_test_would_catch_dependent_take_overs():
     taken = np.array(list(runs(False, 0.3, ties=False)))
     assert all(holds(taken[:, t].sum(), len(taken), 0.3, checks=6) for t in (0, 50, 99))
     assert not fits_binomial(taken.sum(axis=1), taken.shape[1], 0.3, checks=6)
+
+
+def p_values_of_redraws(named, alpha=0.4, number=2000, retries=2):
+    """By attempt, of a gate's first chunk, drawn again while it is rejected; `named` says what it calls an attempt."""
+    rng, found = random.Random("redraws"), [[] for _ in range(retries + 1)]
+    for run in range(number):
+        gate = make("marginal", alpha, seed=run)
+        for attempt in range(retries + 1):
+            decision = gate(rng.random(), question="q", sample=0, turn=0, attempt=named(attempt))
+            found[attempt].append(decision.p_value)
+            if not decision.take_over:
+                break
+    return found
+
+
+def test_p_values_are_uniform_at_every_attempt():
+    """Although a chunk is drawn again just where the draw before was rejected."""
+    found = p_values_of_redraws(lambda attempt: attempt)
+    assert all(len(ps) > 200 for ps in found)
+    assert all(kstest(ps, "uniform").pvalue > LEVEL / len(found) for ps in found)
+
+
+def test_the_test_would_catch_attempts_that_share_a_draw():
+    assert all(kstest(ps, "uniform").pvalue < 1e-6 for ps in p_values_of_redraws(lambda attempt: 0)[1:])
+
+
+@pytest.mark.parametrize("name", ["marginal", "mondrian-turn", "random"])
+def test_draws_are_rejected_at_alpha_at_every_attempt(name):
+    """A run of a program that redraws, over exchangeable scores with ties: alpha is the rate of rejected draws."""
+    rng, alpha, retries = random.Random(f"rejected/{name}"), 0.3, 3
+    gate, hits, n = make(name, alpha, seed=5), Counter(), Counter()
+    for question in range(400):
+        for sample in range(4):
+            for turn in range(2):
+                for attempt in range(retries + 1):
+                    place = Place(question, sample, turn, attempt=attempt)
+                    took = gate(float(rng.randrange(50)), **place._asdict()).take_over
+                    hits[attempt] += took
+                    n[attempt] += 1
+                    if not took:
+                        break
+    assert all(holds(hits[k], n[k], alpha, checks=retries + 1) for k in range(retries + 1))
 
 
 def by_turn(rng, turn):

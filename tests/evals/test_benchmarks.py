@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from a1_sgl.conformal import Audit, Decided, Place, SimpleJumper, make
-from a1_sgl.evals.benchmarks import drift
+from a1_sgl.evals.benchmarks import client, drift
 from a1_sgl.evals.benchmarks.streams import Stream
 
 
@@ -66,3 +66,19 @@ def test_the_first_alarm_is_where_the_wealth_passes():
     at = drift.first_alarm(SimpleJumper(), scores, random.Random(2), 100)
     assert 200 < at < 300
     assert drift.first_alarm(SimpleJumper(), scores[:200], random.Random(2), 100) is None
+
+
+def test_what_a_chain_costs_its_client_is_measured():
+    case = client.Case("a1", "in-process", in_flight=8, prompt=100, rounds=2)
+    found = client.run(case)
+    assert found["chains"] == 16
+    assert found["calls"] > 16 * client.TURNS  # a draft and a score each turn, and what was taken over
+    assert found["cpu"] > 0
+    assert found["threads"] <= 8 + 16
+
+
+def test_a_runtime_without_a_model_serves_both_clients():
+    with client._served("server") as urls:
+        found = [client.run(client.Case(one, "server", 4, 100, urls)) for one in ("bare", "a1")]
+    assert found[0]["calls"] == 4 * 2 * client.TURNS
+    assert found[1]["chains"] == 4

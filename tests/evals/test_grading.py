@@ -1,10 +1,22 @@
+import json
+import os
+import signal
+import subprocess
+import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
 
 from a1_sgl.answers import bare, boxes, final_answer, stated_answer
+from a1_sgl.errors import A1Error, ConfigError, RecordFault
 from a1_sgl.evals import grading
+from a1_sgl.evals.grading_stage import Grading, grader_of, regrade
+from a1_sgl.records import Recorder, RunFolder
 from a1_sgl.types import Question
+
+from .made import CONFIGURATION, asked, run, same, written
 
 
 def graded(grader, answer, gold, **meta):
@@ -94,8 +106,8 @@ def test_equal_answers_have_one_key():
     assert len(keys) == 1
     assert graded("number", "27.0", "1").key == graded("number", "27", "1").key
     assert graded("choice", "(b)", "A").key == "B"
-    for same in (("1200", "1200 dollars", "x=1200", "1,200.0"), ("1024", "2^{10}"), ("\\sqrt{8}", "2\\sqrt{2}")):
-        assert len({graded("number", text, "7").key for text in same}) == 1, same
+    for equal in (("1200", "1200 dollars", "x=1200", "1,200.0"), ("1024", "2^{10}"), ("\\sqrt{8}", "2\\sqrt{2}")):
+        assert len({graded("number", text, "7").key for text in equal}) == 1, equal
     assert len({graded("math", text, "7").key for text in ("(x+1)^2", "x^2+2x+1")}) == 1
 
 
@@ -196,3 +208,229 @@ def test_bare(text, inner):
 def test_loops_of_a_model_do_not_hold_up_a_run(text, answer):
     """Quadratic or exponential searching would take minutes here."""
     assert stated_answer(text) == answer
+
+
+# --- the stage ------------------------------------------------------------------------------------------------
+
+
+def opened(path, questions=2):
+    folder = RunFolder.open(path, CONFIGURATION | {"questions": questions}, {})
+    folder.ask(asked(questions).values())
+    return folder
+
+
+def tell(record, question, sample, answer):
+    for event in written(question, sample, answer, record.folder.run["sessions"][-1]):
+        record(event)
+
+
+def test_chains_are_recorded_while_a_grader_takes_its_time(tmp_path):
+    go, begun = threading.Event(), threading.Event()
+
+    def slow(answer, question):
+        begun.set()
+        go.wait(30)
+        return same(answer, question)
+
+    with opened(tmp_path) as folder, Grading(folder, asked(2), slow) as stage, Recorder(folder, stage.submit) as record:
+        before = time.monotonic()
+        for sample in range(20):
+            tell(record, "q0", sample, "1")
+        assert time.monotonic() - before < 5
+        assert begun.wait(5)
+        assert len(RunFolder.read(tmp_path).finished) == 20
+        assert folder.chains == []
+        go.set()
+    assert [c.sample for c in folder.chains] == list(range(20))
+    assert RunFolder.read(tmp_path).chains == folder.chains
+
+
+def test_an_error_in_grading_is_a_grade_with_a_note_and_no_loss(tmp_path):
+    def picky(answer, question):
+        if answer == "2":
+            raise RuntimeError("no twos\nat all")
+        if answer == "3":
+            raise MemoryError
+        return same(answer, question)
+
+    with (
+        opened(tmp_path) as folder,
+        Grading(folder, asked(2), picky) as stage,
+        Recorder(folder, stage.submit) as record,
+    ):
+        for sample, answer in enumerate("1231"):
+            tell(record, "q0", sample, answer)
+        tell(record, "stranger", 0, "1")
+    assert record.lost == {}
+    assert [(c.correct, c.note) for c in RunFolder.read(tmp_path).chains] == [
+        (True, None), (False, "grading failed: RuntimeError: no twos"), (False, "grading failed: MemoryError: "),
+        (True, None), (False, "grading failed: KeyError: 'stranger'"),
+    ]  # fmt: skip
+
+
+def test_a_resume_grades_what_is_missing_and_nothing_else(tmp_path):
+    seen = []
+
+    def watched(answer, question):
+        seen.append(answer)
+        return same(answer, question)
+
+    run(tmp_path, [["1", "2"], ["3", "1"]])
+    lines = (tmp_path / "grades.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "grades.jsonl").write_text("".join(lines[:2]))
+    with opened(tmp_path) as folder, Grading(folder, asked(2), watched):
+        pass
+    assert seen == ["3", "1"]
+    assert (tmp_path / "grades.jsonl").read_text() == "".join(lines)
+
+
+def test_an_interrupted_wait_leaves_the_rest_for_the_next_session(tmp_path):
+    go = threading.Event()
+
+    def stuck(answer, question):
+        go.wait(30)
+        return same(answer, question)
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    with opened(tmp_path) as folder:
+        stage = Grading(folder, asked(2), stuck, interrupt).__enter__()
+        with Recorder(folder, stage.submit) as record:
+            for sample in range(3):
+                tell(record, "q0", sample, "1")
+        with pytest.raises(KeyboardInterrupt):
+            stage.__exit__(None, None, None)
+    go.set()
+    stage._thread.join(5)
+    assert RunFolder.read(tmp_path).chains == []
+    with opened(tmp_path) as folder, Grading(folder, asked(2), same):
+        assert len(folder.finished) == 3
+    assert len(RunFolder.read(tmp_path).chains) == 3
+
+
+def test_grades_that_cannot_be_written_are_told_at_the_end(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    def session(body=lambda: None):
+        with opened(tmp_path) as folder:
+            monkeypatch.setattr(folder._grades_file, "write", full)
+            with Grading(folder, asked(2), same) as stage, Recorder(folder, stage.submit) as record:
+                for sample in range(len(folder.finished), len(folder.finished) + 3):
+                    tell(record, "q0", sample, "1")
+                body()
+
+    with pytest.raises(RecordFault, match=r"grades\.jsonl cannot be written: No space left"):
+        session()
+
+    def fail():
+        raise A1Error("first")
+
+    with pytest.raises(A1Error, match="first"):  # what came first is what is told
+        session(fail)
+    with opened(tmp_path) as folder, Grading(folder, asked(2), same):
+        pass
+    assert len(RunFolder.read(tmp_path).chains) == 6
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from a1_sgl.evals import grading
+from a1_sgl.evals.grading_stage import Grading
+from a1_sgl.records import Recorder, RunFolder
+from made import asked, written
+
+def grade(answer, question):
+    print("grading", flush=True)
+    return grading.grade("math", answer, question)
+
+if __name__ == "__main__":
+    grading.SECONDS = 3.0
+    grading.grade("math", "2/2", asked(1)["q0"])
+    with RunFolder.open(Path(sys.argv[1]), {}, {}) as folder:
+        folder.ask(asked(1).values())
+        try:
+            with Grading(folder, asked(1), grade) as stage, Recorder(folder, stage.submit) as record:
+                for event in written("q0", 0, "9^{9^{9^{9^9}}}", 0.0) + written("q0", 1, "3/3", 0.0):
+                    record(event)
+                sys.stdin.read()
+        except KeyboardInterrupt:
+            pass
+"""
+
+
+def test_ctrl_c_does_not_reach_the_process_that_compares(tmp_path):
+    """A terminal sends it to all; an answer that is being compared would be wrong for it."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(tmp_path / "run"), str(Path(__file__).parent)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
+        # Where the tests run in the background, Ctrl-C is ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    assert child.stdout.readline() == "grading\n"
+    time.sleep(1)
+    os.killpg(child.pid, signal.SIGINT)
+    child.communicate(timeout=60)
+    first, second = RunFolder.read(tmp_path / "run").chains
+    assert (first.correct, first.note) == (False, "comparison not finished within 3 s")
+    assert (second.correct, second.note) == (True, None)
+
+
+# --- anew -----------------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_graded_anew_without_a_model(tmp_path):
+    run(tmp_path, [["1", "1.0"], ["2", None]], grader="number")
+    (tmp_path / "summary.json").write_text('{"alarms": [1], "accuracy": 0}')
+    assert [c.correct for c in RunFolder.read(tmp_path).chains] == [True, False, False, False]
+    found = regrade(tmp_path)
+    assert (found.chains, found.right, found.wrong, found.reworded, found.new) == (4, 1, 0, 0, 0)
+    again = RunFolder.read(tmp_path)
+    assert [c.correct for c in again.chains] == [True, True, False, False]
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["accuracy"]["mean"] == 0.5
+    assert summary["alarms"] == [1]  # what the record does not say stays
+    assert len(again.run["sessions"]) == 1
+    assert regrade(tmp_path).right == 0
+    assert regrade(tmp_path, "exact").wrong == 1
+
+
+def test_grading_anew_grades_what_had_no_grade_and_survives_a_torn_line(tmp_path):
+    run(tmp_path, [["1", "2"]])
+    (tmp_path / "grades.jsonl").write_text('{"question":"q0"')
+    found = regrade(tmp_path)
+    assert (found.chains, found.new) == (2, 2)
+    assert [c.correct for c in RunFolder.read(tmp_path).chains] == [True, False]
+
+
+def test_grading_anew_is_refused_while_a_run_goes_on_or_without_its_questions(tmp_path):
+    with opened(tmp_path / "run"), pytest.raises(ConfigError, match="this process .* is writing"):
+        regrade(tmp_path / "run")
+    run(tmp_path / "other", [["1"]])
+    (tmp_path / "other" / "questions.jsonl").write_text("")
+    with pytest.raises(ConfigError, match=r"questions\.jsonl does not hold question q0"):
+        regrade(tmp_path / "other")
+    with pytest.raises(ConfigError, match="unknown grader 'taste'; known: exact, number"):
+        regrade(tmp_path / "other", "taste")
+    with pytest.raises(ConfigError, match="holds no run"):
+        regrade(tmp_path / "none")
+
+
+def test_a_runs_grader_is_on_record():
+    assert grader_of({"grader": "choice", "task": "mine"}) == "choice"
+
+
+def test_the_command_says_how_many_grades_changed(tmp_path, capsys):
+    from a1_sgl.cli import grade as command
+
+    run(tmp_path, [["1", "1.0"], ["2", "word"]], grader="number")
+    command.grade(tmp_path, again=True)
+    said = capsys.readouterr().out
+    assert "4 chains graded, " in said
+    assert "1 from wrong to right, 0 from right to wrong" in said
+    for both in ({"again": True, "judge": "http://x"}, {}):
+        with pytest.raises(ConfigError, match="either --again, to grade anew, or --judge URL"):
+            command.grade(tmp_path, **both)

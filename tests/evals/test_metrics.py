@@ -11,11 +11,13 @@ from scipy.stats import binomtest, sem
 
 from a1_sgl.answers import boxes, final_answer
 from a1_sgl.conformal import exact_interval
-from a1_sgl.evals.accounting import flops, latency
+from a1_sgl.evals.accounting import call_times, flops, latency, perplexity, tokens
 from a1_sgl.evals.estimators import maj_at, pass_at, sizes
-from a1_sgl.evals.metrics import accuracy, at_k, take_over
-from a1_sgl.records import ChainRecord
-from a1_sgl.types import Call, ChunkEvent, DropEvent, Loss, Usage, VerdictEvent
+from a1_sgl.evals.metrics import accuracy, at_k, summarise, take_over
+from a1_sgl.records import ChainRecord, Recorder, RunFolder
+from a1_sgl.types import Call, ChainEvent, ChunkEvent, DropEvent, Loss, LostEvent, RatingEvent, Usage, VerdictEvent
+
+from .made import CONFIGURATION, asked, call, run, written
 
 
 def chain(answer, gold="1", sample=0):
@@ -129,10 +131,116 @@ def test_latency_is_from_the_first_chains_begin_to_the_last_ones_end():
     assert latency([]) is None
 
 
+def test_latency_leaves_out_the_time_between_sessions():
+    """A question of which one chain ran in the first session, and another one a week later."""
+    week = 7 * 24 * 3600.0
+    chains = [
+        chain("1", sample=i).model_copy(update={"started": start, "ended": start + 2 + i})
+        for i, start in enumerate((10.0, week + 10.0, week + 11.0))
+    ]
+    assert latency(chains, [5.0, week])["median"] == 2 + 5
+    assert latency(chains)["median"] > week
+    assert latency(chains[:1], [5.0, week])["median"] == 2
+
+
+def rating(sample, value, by="target", question="q"):
+    return RatingEvent(question=question, sample=sample, by=by, rating=value, call=call("target", "verify", 0.0))
+
+
+def end(sample, value=None, question="q"):
+    return ChainEvent(
+        question=question, sample=sample, text="", answer=None, ending="ended", turns=1, take_overs=0, rating=value,
+        started=0.0, ended=1.0,
+    )  # fmt: skip
+
+
+def test_perplexity_counts_chains_and_not_the_steps_of_a_search():
+    steps = [rating(sample, value) for value in (0.9, 0.8, 0.5) for sample in range(2)]
+    found = perplexity([*steps, end(0, 0.5), end(1, 0.5)])
+    assert found == {"median": 2.0, "quartiles": [2.0, 2.0], "chains": 2}
+    # one whose place a copy took has the copy's rating, and not that of what was pruned
+    assert perplexity([rating(0, 0.5), rating(1, 0.1), end(0, 0.5), end(1, 0.5)])["quartiles"] == [2.0, 2.0]
+    # ranked by something else, a chain has its own last one
+    assert (
+        perplexity([rating(0, 0.5), rating(1, 0.5), rating(1, 0.7, "judge"), end(0, 0.5), end(1, 0.7)])["median"] == 2
+    )
+    # chains that were not rated by the target, or did not finish, do not count
+    assert perplexity([rating(0, 0.5), rating(1, 0.5), end(0, 0.5)]) is None
+    assert perplexity([rating(0, 0.5, "own"), rating(1, 0.5, "own"), end(0, 0.5), end(1, 0.5)]) is None
+
+
+def test_tokens_are_those_of_every_role():
+    events = [
+        ChunkEvent(question="q", sample=0, turn=0, author="draft", text="", tokens=3, ended=False,
+                   calls=(call("draft", "decode", 0.0), call("verifier", "verify", 0.0))),
+        LostEvent(question="q", sample=1, error="boom", calls=(call("draft", "decode", 0.0),)),
+    ]  # fmt: skip
+    assert tokens(Usage.of(events)) == {
+        "draft_decode": 6, "target_decode": 0, "verifier_decode": 3,
+        "draft_dropped": 3, "target_dropped": 0, "verifier_dropped": 0,
+        "draft_prefill": 8, "target_prefill": 0, "verifier_prefill": 4,
+    }  # fmt: skip
+    assert set(tokens(Usage.of([]))) == {
+        f"{r}_{k}" for r in ("draft", "target") for k in ("decode", "dropped", "prefill")
+    }
+    assert flops(Usage.of(events), {"draft": 10, "verifier": 100}) == {
+        "draft": 280.0,
+        "verifier": 1400.0,
+        "all": 1680.0,
+    }
+
+
+def test_calls_are_told_apart_by_what_they_were_for():
+    """Two runtimes may serve one role, and one runtime two."""
+    calls = [call("draft", "decode", 0.0).model_copy(update={"runtime": name}) for name in ("a", "b")]
+    assert call_times(calls) == [{"role": "draft", "kind": "decode", "count": 2, "mean_s": 0.5}]
+
+
+def test_a_summary_counts_what_lost_chains_cost_and_no_more_of_them(tmp_path):
+    path = tmp_path / "run"
+    whole = summarise(run(path, [["1", "2"]]))
+    again = CONFIGURATION | {"questions": 1}
+    with RunFolder.open(path, again, {"parameters": {"draft": 1000, "target": 9000}}) as folder:
+        folder.ask(asked(1).values())
+        with Recorder(folder) as record:
+            for event in written("q0", 2, "1", folder.run["sessions"][-1])[:-1]:
+                record(event)
+            record(LostEvent(question="q0", sample=2, error="boom"))
+            for event in written("q0", 3, "1", folder.run["sessions"][-1])[:1]:
+                record(event)
+            lost, errors = len(record.lost), record.errors()
+    found = summarise(RunFolder.read(path))
+    assert found == summarise(folder) == summarise(folder, lost, errors)
+    assert (found["chains_lost"], found["errors"]) == (1, {"boom": 1})
+    assert (found["chains_completed"], found["chains_ungraded"]) == (2, 0)
+    # each chain has 3 tokens of the draft, dropped, 3 by the target, and a verify that says it decoded 3
+    assert (whole["tokens"]["draft_decode"], whole["tokens"]["target_decode"]) == (6, 12)
+    assert (found["tokens"]["draft_decode"], found["tokens"]["target_decode"]) == (12, 18)
+    assert (found["tokens"]["draft_dropped"], found["tokens"]["target_dropped"]) == (12, 6)
+    assert found["flops"]["all"] == 2 * (1000 * (12 + 4 * 4) + 9000 * (18 + 4 * 6))
+    assert found["accuracy"] == whole["accuracy"]
+    assert found["chain_s"] == whole["chain_s"]
+    assert sum(one["count"] for one in found["calls"]) == sum(one["count"] for one in whole["calls"]) + 4
+
+
+def test_a_summary_of_what_is_graded_so_far(tmp_path):
+    path = tmp_path / "run"
+    with RunFolder.open(path, CONFIGURATION | {"questions": 1}, {}) as folder:
+        folder.ask(asked(1).values())
+        with Recorder(folder) as record:
+            for event in written("q0", 0, "1", folder.run["sessions"][-1]):
+                record(event)
+    found = summarise(RunFolder.read(path))
+    assert (found["chains_completed"], found["chains_ungraded"]) == (1, 1)
+    assert found["accuracy"]["mean"] is None
+    assert found["tokens"]["target_decode"] == 6
+
+
 def verdict(turn, taken):
     call = Call(
-        runtime="target", kind="verify", prompt_tokens=9, cached_tokens=5, completion_tokens=0, started=0, ended=1
-    )
+        runtime="target-0", role="target", kind="verify", prompt_tokens=9, cached_tokens=5, completion_tokens=0,
+        started=0, ended=1,
+    )  # fmt: skip
     return VerdictEvent(
         question="q", sample=0, turn=turn, score=1.0, tokens=3, p_value=0.1 if taken else 0.9, alpha=0.3, n=9,
         take_over=taken, replaced=False, call=call,
@@ -148,7 +256,7 @@ def test_take_over_rates_carry_their_counts():
 
 
 def test_usage_counts_what_was_computed():
-    call = {"runtime": "target", "started": 0.0, "ended": 1.0}
+    call = {"runtime": "target-0", "role": "target", "started": 0.0, "ended": 1.0}
     calls = [
         Call(kind="verify", prompt_tokens=100, cached_tokens=90, completion_tokens=0, **call),
         Call(kind="decode", prompt_tokens=100, cached_tokens=99, completion_tokens=7, **call),

@@ -1,6 +1,7 @@
 """Replay: arrival orders, formats, rules, and the figures that the recommended gate must reach on real records."""
 
 import gzip
+import itertools
 import json
 from collections import Counter, defaultdict
 from dataclasses import replace
@@ -9,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from a1_sgl.conformal import BUDGETS, GATES, RECOMMENDED
+from a1_sgl.conformal import BUDGETS, GATES, RECOMMENDED, Place, Rate, make
 from a1_sgl.errors import ConfigError
 from a1_sgl.evals import replay
 from a1_sgl.evals.replay import ORDERS, RULES, Replay, Trace, arrivals, read
+from a1_sgl.types import VerdictEvent
 
 TRACES = Path(__file__).parents[2].parent / "shared" / "data" / "traces"
 RECORD = TRACES / "r1-llama8b_qwq32b_math500.jsonl.gz"
@@ -103,6 +105,89 @@ def test_turns_without_a_score_are_counted_and_left_out(tmp_path):
     assert [chunk.turn for chunk in trace.chains[0].chunks] == [0, 2]
 
 
+def redrawn(path, questions=5, chains=4, turns=3, retries=3, alpha=0.4):
+    """A run's events as a program writes that draws a chunk again while its gate rejects it; and what was decided.
+
+    The gate tosses a coin for each draw, whatever came before, so that its decisions are the same in every order.
+    """
+    rng, gate, decided = np.random.default_rng(3), make("random", alpha), {}
+    with path.open("w") as file:
+        for q, s, t in itertools.product(map(str, range(questions)), range(chains), range(turns)):
+            for attempt in range(retries + 1):
+                place = Place(q, s, t, "sums", attempt)
+                decision = gate(float(rng.exponential()), **place._asdict())
+                event = VerdictEvent(
+                    question=q, sample=s, turn=t, attempt=attempt, task="sums", score=decision.score, tokens=5,
+                    p_value=decision.p_value, alpha=alpha, take_over=decision.take_over, replaced=False,
+                )  # fmt: skip
+                assert event.place == place
+                file.write(event.model_dump_json() + "\n")
+                decided[place] = decision.take_over
+                if not decision.take_over:
+                    break
+    return decided
+
+
+def test_draws_of_a_turn_are_attempts_in_their_order(tmp_path):
+    path = tmp_path / "events.jsonl"
+    draws = [(0, 0), (1, 0), (1, 1), (1, 2), (2, 0)]
+    row = {"event": "verdict", "question": "q", "sample": 0}
+    rows = [row | {"turn": t, "attempt": k, "score": 10.0 * t + k} for t, k in draws]
+    del rows[0]["attempt"]  # as in a record of a program that draws once
+    for some in (rows, rows[::-1]):
+        path.write_text("".join(json.dumps(one) + "\n" for one in some))
+        [chain] = read([tmp_path]).chains
+        assert [(chunk.turn, chunk.attempt) for chunk in chain.chunks] == draws
+        assert [chunk.score for chunk in chain.chunks] == [10.0 * t + k for t, k in draws]
+
+
+def test_a_record_with_redraws_is_replayed_as_it_was_decided(tmp_path):
+    decided = redrawn(tmp_path / "events.jsonl")
+    trace = read([tmp_path])
+    assert trace.chunks == len(decided) > 60
+    assert {place.attempt for place in decided} == {0, 1, 2, 3}
+    for order in ORDERS:
+        plan = Replay(trace, 2, order, minimum=1)
+        audit = plan.run("random", 0.4, 0)
+        assert {d.place: d.take_over for d in audit.decisions} == decided
+        assert len(audit.decisions) == len(decided)
+        by_turn = Counter(place.turn for place in decided)
+        hits = Counter(place.turn for place, took in decided.items() if took)
+        assert audit.by("turn") == {turn: Rate(hits[turn], by_turn[turn]) for turn in range(3)}
+        assert plan.measure(audit)["per_turn"] == [hits[turn] / by_turn[turn] for turn in range(3)]
+        attempts = defaultdict(list)
+        for place, _, _ in audit.decisions:
+            attempts[place[:3]].append(place.attempt)
+        assert all(seen == list(range(len(seen))) for seen in attempts.values())
+        assert len(plan.martingale(0)) == 5
+        assert len(plan.martingale(0, every=True)) == trace.chunks
+
+
+@pytest.mark.parametrize("name", [*GATES, *BUDGETS, *RULES])
+def test_every_gate_and_rule_replays_redraws(tmp_path, name):
+    decided = redrawn(tmp_path / "events.jsonl")
+    trace = read([tmp_path])
+    audit = Replay(trace, 2, calibration=(0.2, 0.7, 1.5), minimum=1).run(name, 0.5, 0)
+    n = {"presampled": trace.chunks - 10, "synchronous": 60}.get(name, trace.chunks)
+    assert audit.overall.n == n
+    assert 0 < audit.overall.hits < n
+    assert {d.place for d in audit.decisions} <= set(decided)
+    if name in ("turn-budget", "synchronous"):
+        handed = {(d.place.question, d.place.turn, d.place.sample) for d in audit.decisions if d.take_over}
+        assert set(Counter(cell[:2] for cell in handed).values()) == {2}
+
+
+def test_the_authors_rule_has_an_array_of_first_draws(tmp_path):
+    row = {"event": "verdict", "question": "q", "turn": 0}
+    scores = [(0, 0, 1.0), (0, 1, 9.0), (0, 2, 1.5), (1, 0, 2.0)]
+    rows = [row | {"sample": s, "attempt": k, "score": score} for s, k, score in scores]
+    (tmp_path / "events.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    audit = Replay(read([tmp_path])).run("authors", 0.2, 0)
+    taken = {(d.place.sample, d.place.attempt): d.take_over for d in audit.decisions}
+    # The array is 1, 2: with the other draws in it, 9 alone would be handed over.
+    assert taken == {(0, 0): False, (0, 1): True, (0, 2): False, (1, 0): True}
+
+
 def test_several_records_keep_their_questions_apart(tmp_path):
     one, two = write(tmp_path / "a.jsonl"), write(tmp_path / "b.jsonl", seed=1)
     both = read([one, two])
@@ -130,6 +215,22 @@ def test_several_records_keep_their_questions_apart(tmp_path):
         (
             '{"event": "verdict", "question": "q", "sample": 0, "turn": 1, "score": 1}\n' * 2,
             "turn 1 of chain 0 was decided",
+        ),
+        (
+            '{"event": "verdict", "question": "q", "sample": 0, "turn": 1, "score": 1}\n'
+            '{"event": "verdict", "question": "q", "sample": 0, "turn": 1, "attempt": 1, "score": 1}\n'
+            '{"event": "verdict", "question": "q", "sample": 1, "turn": 1, "attempt": 1, "score": 1}\n'
+            '{"event": "verdict", "question": "q", "sample": 0, "turn": 1, "attempt": 1, "score": 2}\n',
+            "line 4: .*turn 1 of chain 0 was decided before, attempt 1",
+        ),
+        (
+            '{"event": "verdict", "question": "q", "sample": 0, "turn": 1, "score": 1}\n'
+            '{"event": "verdict", "question": "q", "sample": 0, "turn": 1, "attempt": 0, "score": 1}\n',
+            "line 2: .*turn 1 of chain 0 was decided before, attempt 0",
+        ),
+        (
+            '{"event": "verdict", "question": "q", "sample": 0, "turn": 1, "attempt": -1, "score": 1}\n',
+            "line 1: .*attempt: Input should be greater",
         ),
         ('{"problem": 1, "sample": 0, "turns": []}\n', "holds no scored chunk"),
         ('{"event": "prompt"}\n', "holds no scored chunk"),

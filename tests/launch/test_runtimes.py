@@ -157,7 +157,7 @@ def test_with_a_gpu_nothing_is_changed(tmp_path):
     tool.chmod(0o755)
     code = (
         "import sys, os; os.environ.pop('SGLANG_USE_CPU_ENGINE', None);"
-        "from a1_sgl.launch.cpu_engine import _Finder;"
+        "from a1_sgl.launch.cpu_engine import _Finder, enable; enable();"
         "print(any(isinstance(f, _Finder) for f in sys.meta_path), 'SGLANG_USE_CPU_ENGINE' in os.environ)"
     )
     environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}

@@ -1,14 +1,16 @@
 """What all programs have in common: events, accounting, seeds, streaming; and programs in a user's file."""
 
+import asyncio
 import itertools
-import threading
 
 import pytest
+import sglang as sgl
 from pydantic import TypeAdapter
 
 from a1_sgl.conformal import marginal
 from a1_sgl.errors import ChainAborted, ConfigError
-from a1_sgl.programs import PROGRAMS, Program, a1, direct, find_program, stop_strings, stream
+from a1_sgl.programs import PROGRAMS, Program, a1, direct, find_program, program, stop_strings
+from a1_sgl.session import stoppable
 from a1_sgl.types import AnswerEvent, ChainEvent, ChunkEvent, DropEvent, Event, Usage, calls_of
 
 EVENT = TypeAdapter(Event)
@@ -16,13 +18,14 @@ SAMPLING = {"temperature": 0.6, "stop": ["\n\n"]}
 PAIRS = {"a1", "a1_sync", "a1_lookahead", "spec_reason", "speculative_thinking", "route"}
 JOINT = {"self_consistency", "beam_search", "dvts", "tree_of_thought", "self_reject_fork", "a1_sync", "route"}
 GATED = {"self_reject", "self_reject_fork", "a1", "a1_lookahead", "route"}
+LONG = {"max_tokens": 400, "ignore_eos": True, "temperature": 0.6}
 
 
-def test_signatures_say_what_programs_need():
-    assert {name for name, one in PROGRAMS.items() if one.needs_pair} == PAIRS
+def test_declarations_say_what_programs_need():
+    assert {name for name, one in PROGRAMS.items() if one.takes_over} == PAIRS
     assert {name for name, one in PROGRAMS.items() if one.joint} == JOINT
-    assert {name for name, one in PROGRAMS.items() if one.needs_gate} == GATED
-    assert {name for name, one in PROGRAMS.items() if one.gated} == GATED | {"spec_reason"}
+    assert {name for name, one in PROGRAMS.items() if one.gate == "required"} == GATED
+    assert {name for name, one in PROGRAMS.items() if one.gate != "none"} == GATED | {"spec_reason"}
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -53,23 +56,16 @@ def test_every_token_is_accounted_for(name, questions, solve):
 
 
 @pytest.mark.parametrize("name", sorted(set(PROGRAMS) - PAIRS))
-def test_programs_of_one_model_run_on_one_runtime(name, target, questions, solve):
-    result, events = solve(name, questions[3], backend=target, samples=2)
+def test_programs_of_one_model_run_on_one_runtime(name, single, questions, solve):
+    result, events = solve(name, questions[3], backend=single, samples=2)
     assert {call.runtime for call in calls_of(events)} == {"target"}
     assert result.answer is not None
 
 
 @pytest.mark.parametrize("name", sorted(PAIRS))
-def test_programs_of_two_models_say_so_on_one_runtime(name, target, questions, solve):
-    gate = {"gate": marginal(0.999)} if PROGRAMS[name].gated else {}
-    always = {
-        "spec_reason": {"gate": None, "threshold": 10.0},
-        "a1_sync": {"budget": 2},
-        "route": {"easy": 1.0, "hard": 1.0},
-    }
-    always["speculative_thinking"] = {"reflection": ("",)}
-    with pytest.raises(ConfigError, match="needs a draft and a target"):
-        solve(name, questions[3], backend=target, samples=2, **gate | always.get(name, {}))
+def test_programs_of_two_models_say_so_on_one_runtime(name, single, questions, solve):
+    with pytest.raises(ConfigError, match=f"program {name} needs a draft and a target"):
+        solve(name, questions[3], backend=single, samples=2)
 
 
 def test_chunking_has_names():
@@ -87,15 +83,14 @@ def test_sentences_end_chunks(solve, questions):
 
 
 def test_seeds_differ_by_generation_and_are_the_same_again(pair, questions, monkeypatch):
-    seen, lock = [], threading.Lock()
+    seen = []
+    for engine in pair.engines:
 
-    def keep(ids, params, *rest):
-        if params.get("max_new_tokens"):
-            with lock:
-                seen.append(params.get("sampling_seed"))
-        return type(pair.draft)._payload(pair.draft, ids, params, *rest)
+        async def keep(request, sampling, engine=engine):
+            seen.append(sampling.get("sampling_seed"))
+            return await type(engine).generate(engine, request, sampling)
 
-    monkeypatch.setattr(pair.draft, "_payload", keep)
+        monkeypatch.setattr(engine, "generate", keep)
 
     def seeds(seed):
         seen.clear()
@@ -112,13 +107,29 @@ def test_seeds_differ_by_generation_and_are_the_same_again(pair, questions, monk
     assert set(none) == {None}
 
 
+def test_rehearsals_draw_with_seeds_of_their_own(pair, questions, monkeypatch):
+    seen = []
+    draft = pair.roles.writer.engine
+
+    async def keep(request, sampling):
+        seen.append(sampling["sampling_seed"])
+        return await type(draft).generate(draft, request, sampling)
+
+    monkeypatch.setattr(draft, "generate", keep)
+    a1.run(
+        question=questions[5], gate=marginal(0.01), samples=2, turns=2, draft_tokens=8, backend=pair, seed=7,
+        presample=3, temperature=0.6,
+    )  # fmt: skip
+    assert len(set(seen)) == len(seen) >= 5
+
+
 # --- streaming ------------------------------------------------------------------------------------------------
 
 
 def test_a_stream_yields_events_and_returns_the_result(pair, questions):
-    events = stream(
-        a1, question=questions[6], gate=marginal(0.3), samples=2, turns=3, draft_tokens=16, backend=pair, **SAMPLING
-    )  # fmt: skip
+    events = a1.stream(
+        question=questions[6], gate=marginal(0.3), samples=2, turns=3, draft_tokens=16, backend=pair, **SAMPLING
+    )
     seen, result = [], None
     while result is None:
         try:
@@ -131,40 +142,120 @@ def test_a_stream_yields_events_and_returns_the_result(pair, questions):
     )
 
 
-def test_closing_a_stream_stops_its_calls(target, questions):
-    events = stream(
-        direct, question=questions[7], samples=4, max_tokens=400, ignore_eos=True, backend=target, temperature=0.6
-    )
+def test_closing_a_stream_stops_its_calls(single, questions):
+    events = direct.stream(question=questions[7], samples=4, backend=single, **LONG)
     next(events)
     events.close()
-    target.flush_cache()  # the runtime refuses while a request is under way
-    assert direct.run(question=questions[7], backend=target, max_tokens=8).ret_value.chains
+    single.flush_cache()  # the runtime refuses while a request is under way
+    assert direct.run(question=questions[7], backend=single, max_tokens=8).ret_value.chains
 
 
-def test_a_stream_raises_what_its_program_raises(target, questions):
+def test_a_stream_that_is_never_read_runs_nothing(single, questions):
+    direct.stream(question=questions[7], backend=single).close()
+    single.flush_cache()
+
+
+def test_a_stream_raises_what_its_program_raises(single, questions):
     with pytest.raises(ValueError, match="unknown vote"):
-        list(stream(direct, question=questions[7], vote="loudest", backend=target))
+        list(direct.stream(question=questions[7], vote="loudest", backend=single))
 
 
-def test_a_stopped_program_says_so(target, questions):
-    from a1_sgl.runtime import stoppable
+def test_a_stream_is_the_listener(single, questions):
+    with pytest.raises(ConfigError, match="a stream is the listener"):
+        list(direct.stream(question=questions[7], listener=print, backend=single))
 
+
+def test_a_stopped_program_says_so(single, questions):
     with stoppable() as handle:
         handle.stop()
         with pytest.raises(ChainAborted):
-            direct.run(question=questions[7], backend=target)
+            direct.run(question=questions[7], backend=single)
+
+
+# --- async ----------------------------------------------------------------------------------------------------
+
+
+def test_a_program_can_be_awaited(pair, questions):
+    async def two():
+        arguments = {"samples": 2, "turns": 3, "draft_tokens": 16, "backend": pair, **SAMPLING}
+        return await asyncio.gather(
+            *(a1.arun(question=question, gate=marginal(0.3), **arguments) for question in questions[6:8])
+        )
+
+    states = asyncio.run(two())
+    assert [state.ret_value.question for state in states] == questions[6:8]
+    assert all(len(state.ret_value.chains) == 2 for state in states)
+
+
+def test_what_is_awaited_raises_what_its_program_raises(single, questions):
+    with pytest.raises(ConfigError, match="has no parameter 'wings'"):
+        asyncio.run(direct.arun(question=questions[7], backend=single, wings=2))
+
+
+def test_cancelling_what_is_awaited_aborts_its_chains(single, questions):
+    events = []
+
+    async def cancelled():
+        running = asyncio.ensure_future(
+            direct.arun(question=questions[7], samples=4, backend=single, listener=events.append, **LONG)
+        )
+        while not events:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert not asyncio.all_tasks() - {asyncio.current_task()}
+
+    asyncio.run(cancelled())
+    single.flush_cache()  # the runtime refuses while a request is under way
+    assert not any(isinstance(event, AnswerEvent) for event in events)
+    assert direct.run(question=questions[7], backend=single, max_tokens=8).ret_value.chains
+
+
+def test_an_async_stream_yields_events(single, questions):
+    async def all_of_it():
+        return [
+            event async for event in direct.astream(question=questions[7], samples=2, max_tokens=20, backend=single)
+        ]
+
+    events = asyncio.run(all_of_it())
+    assert isinstance(events[-1], AnswerEvent)
+    assert sum(isinstance(event, ChainEvent) for event in events) == 2
+
+
+def test_an_async_stream_raises_what_its_program_raises(single, questions):
+    async def all_of_it():
+        async for _ in direct.astream(question=questions[7], vote="loudest", backend=single):
+            pass
+
+    with pytest.raises(ValueError, match="unknown vote"):
+        asyncio.run(all_of_it())
+
+
+def test_an_async_stream_that_is_closed_early_stops_its_calls(single, questions):
+    async def first():
+        events = direct.astream(question=questions[7], samples=4, backend=single, **LONG)
+        event = await anext(events)
+        await events.aclose()
+        return event
+
+    assert asyncio.run(first()).event == "prompt"
+    single.flush_cache()
 
 
 # --- a user's own program -------------------------------------------------------------------------------------
 
 MINE = '''
 import sglang as sgl
-from a1_sgl.runtime import run_chains
+from a1_sgl.programs import program
+from a1_sgl.session import run_chains
 
+@program(samples=2)
 @sgl.function
-def mine(s, question, samples=2, listener=None, words: int = 5):
+def mine(s, query, words=5):
     """Says little."""
-    return run_chains(s, question, samples, lambda chain: chain.draft(words), listener)
+    return run_chains(s, query, lambda chain: chain.draft(words))
 
 @sgl.function
 def odd(s, question):
@@ -172,17 +263,18 @@ def odd(s, question):
 '''
 
 
-def test_a_program_in_a_file(tmp_path, target, questions):
+def test_a_program_in_a_file(tmp_path, single, questions):
     file = tmp_path / "mine.py"
     file.write_text(MINE)
-    program = find_program(f"{file}:mine")
-    assert (program.name, program.about, program.own) == ("mine", "Says little.", ["words"])
-    assert (program.joint, program.gated, program.needs_pair) == (False, False, False)
-    before = program.source
-    result = program.function.run(question=questions[8], backend=target, **SAMPLING).ret_value
+    mine = find_program(f"{file}:mine")
+    assert (mine.name, mine.about, mine.own) == ("mine", "Says little.", ["words"])
+    assert (mine.joint, mine.gate, mine.takes_over, mine.samples) == (False, "none", False, 2)
+    before = mine.source
+    result = mine.run(question=questions[8], backend=single, **SAMPLING).ret_value
     assert [chain.ending for chain in result.chains] == ["turns", "turns"]
     file.write_text(MINE + "\n# changed")
     assert find_program(f"{file}:mine").source != before
+    assert find_program("a1").source is None
 
 
 @pytest.mark.parametrize(
@@ -191,17 +283,106 @@ def test_a_program_in_a_file(tmp_path, target, questions):
         ("beam", None, "unknown program 'beam'; known: direct"),
         ("mine.py", None, "say which program in it: .*mine.py:NAME"),
         ("none.py:mine", None, "there is no file .*none.py"),
-        ("mine.py:yours", MINE, "has no @sgl.function 'yours'; it has mine, odd"),
-        ("mine.py:odd", MINE, "program odd has no parameter 'samples'"),
+        ("mine.py:yours", MINE, "has no program 'yours'; it has mine$"),
+        ("mine.py:yours", "", "has no program 'yours'; it has none"),
+        ("mine.py:odd", MINE, "odd is an @sgl.function, but nothing says what it needs; put @a1_sgl.programs.program"),
         ("mine.py:mine", "def mine(:", "cannot be loaded: SyntaxError"),
         ("mine.py:mine", "import nothing_of_that_name", "cannot be loaded: ModuleNotFoundError"),
+        ("mine.py:mine", MINE.replace("words=5", "words"), "cannot be loaded: ConfigError: .* words needs a default"),
+        ("mine.txt:mine", MINE, "is not a Python file"),
     ],
 )
 def test_a_program_that_cannot_be_found_is_named(name, text, why, tmp_path):
     if text is not None:
-        (tmp_path / "mine.py").write_text(text)
+        (tmp_path / name.partition(":")[0]).write_text(text)
     with pytest.raises(ConfigError, match=why):
         find_program(str(tmp_path / name) if "." in name else name)
+
+
+def test_a_program_must_have_the_form_it_is_declared_with():
+    def asks(s, question):
+        pass
+
+    def gated(s, query, gate):
+        pass
+
+    def plain(s, query, words=5):
+        pass
+
+    def bare(s, query, words):
+        pass
+
+    def shared(s, query, samples=4):
+        pass
+
+    def sampling(s, query, temperature=1.0):
+        pass
+
+    for function, needs, why in (
+        (asks, "none", r"program asks must begin \(s, query, ...\), not \(s, question, ...\)"),
+        (plain, "required", r"program plain must begin \(s, query, gate, ...\), not \(s, query, words, ...\)"),
+        (gated, "none", "program gated: its parameter gate needs a default"),
+        (bare, "none", "program bare: its parameter words needs a default"),
+        (shared, "none", "program shared: samples means something else in all programs"),
+        (sampling, "none", "program sampling: temperature means something else in all programs"),
+    ):
+        with pytest.raises(ConfigError, match=why):
+            program(gate=needs)(sgl.function(function))
+    with pytest.raises(ConfigError, match="is no @sgl.function"):
+        program()(plain)
+    assert program()(sgl.function(plain)).own == ["words"]
+    assert program(gate="optional")(sgl.function(gated)).own == []
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "why"),
+    [
+        ("a1", {}, "program a1 needs a gate, such as"),
+        ("direct", {"gate": marginal(0.5)}, "program direct takes no gate"),
+        ("direct", {"wings": 2}, "program direct has no parameter 'wings'; it has max_tokens, and SGLang's"),
+        ("direct", {"max_new_tokens": 2}, "has no parameter 'max_new_tokens'"),
+        ("direct", {"samples": 0}, "at least one chain, not 0"),
+        ("direct", {"samples": ()}, "at least one chain"),
+        ("direct", {"samples": (1, 1)}, "each once"),
+        ("direct", {"samples": (-1,)}, "numbered from 0"),
+        ("self_consistency", {"samples": (1, 2)}, "depend on each other, so it takes how many, not"),
+        ("a1", {"gate": marginal(0.5), "backend": "single"}, "program a1 needs a draft and a target"),
+    ],
+)
+def test_what_a_program_does_not_take_is_refused_before_it_runs(name, arguments, why, pair, single, questions):
+    backend = single if arguments.get("backend") else pair
+    with pytest.raises(ConfigError, match=why):
+        PROGRAMS[name].run(question=questions[8], **{**arguments, "backend": backend})
+
+
+def test_a_program_of_chains_runs_on_a_backend_of_runtimes(questions):
+    from sglang.lang.backend.base_backend import BaseBackend
+
+    with pytest.raises(ConfigError, match=r"runs on a1_sgl\.session\.Backend, not on BaseBackend"):
+        direct.run(question=questions[8], backend=BaseBackend())
+
+
+@pytest.mark.parametrize(
+    ("program", "name", "value", "why"),
+    [
+        ("a1", "draft_tokens", 1.5, "draft_tokens must be a whole number, such as 500, not 1.5"),
+        ("a1", "draft_tokens", True, "must be a whole number"),
+        ("a1", "take_over", 3, "take_over must be text"),
+        ("spec_reason", "threshold", "high", "threshold must be a number"),
+        ("speculative_thinking", "reflection", 3, "reflection must be a list"),
+        ("a1", "wings", 3, "has no parameter 'wings'; it has turns, draft_tokens"),
+    ],
+)
+def test_a_setting_of_another_kind_is_refused(program, name, value, why):
+    with pytest.raises(ConfigError, match=why):
+        PROGRAMS[program].check(name, value)
+
+
+def test_a_setting_of_its_kind_is_taken():
+    PROGRAMS["spec_reason"].check("threshold", 7)
+    PROGRAMS["a1"].check("draft_tokens", 7)
+    PROGRAMS["speculative_thinking"].check("reflection", ["a"])
+    assert PROGRAMS["a1"].default("draft_tokens") == 500
 
 
 def test_programs_have_distinct_names():
@@ -212,32 +393,17 @@ def test_programs_have_distinct_names():
 
 def test_images_go_with_every_call_and_shift_what_is_scored(pair, questions, monkeypatch):
     """A text model is served here, so the images themselves are taken out of what is sent."""
-    sent, lock = [], threading.Lock()
+    sent = []
+    for engine in pair.engines:
+        asked = engine._payload
 
-    def keep(ids, params, options, extra, endpoint):
-        payload = type(endpoint)._payload(endpoint, ids, params, options, extra)
-        with lock:
-            sent.append((endpoint.name, payload))
-        return {key: value for key, value in payload.items() if key != "image_data"}
+        def keep(*given, asked=asked, engine=engine, **rest):
+            payload = asked(*given, **rest)
+            sent.append((engine.name, payload))
+            return {key: value for key, value in payload.items() if key != "image_data"}
 
-    for endpoint in (pair.draft, pair.target):
-        monkeypatch.setattr(endpoint, "_payload", lambda *given, e=endpoint: keep(*given, endpoint=e))
+        monkeypatch.setattr(engine, "_payload", keep)
     asked = questions[9].model_copy(update={"images": ("https://example.org/figure.png",)})
     a1.run(question=asked, gate=marginal(0.5), samples=2, turns=2, draft_tokens=8, backend=pair, **SAMPLING)
     assert {name for name, _ in sent} == {"draft", "target"}
     assert all(payload["image_data"] == ["https://example.org/figure.png"] for _, payload in sent)
-
-
-def test_image_tokens_are_counted_before_a_scored_chunk(target, monkeypatch):
-    from a1_sgl.runtime.options import CallOptions
-
-    starts = []
-
-    def keep(ids, params, kind, options, **extra):
-        starts.append(extra["logprob_start_len"])
-        return type(target)._generate(target, ids, params, kind, options, **extra | {"logprob_start_len": 34})
-
-    monkeypatch.setattr(target, "_generate", keep)
-    for images in ({}, {target.key: 576}, {"another tokenizer": 9}):
-        target.loss(list(range(5, 40)), list(range(60, 70)), CallOptions(image_tokens=images))
-    assert starts == [34, 34 + 576, 34]

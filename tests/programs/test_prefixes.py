@@ -1,7 +1,5 @@
 """What branches share is computed once: the runtimes' own account against the distinct prefixes they were sent."""
 
-import threading
-
 import pytest
 
 from a1_sgl.programs import PROGRAMS
@@ -15,18 +13,36 @@ def common(one, other):
 
 @pytest.fixture
 def made(pair, monkeypatch):
-    """Every call with the ids sent, the ids decoded and where its scoring starts, by runtime name."""
-    found, lock = {"draft": [], "target": []}, threading.Lock()
-    for endpoint in (pair.draft, pair.target):
+    """Every request: what it spent, the ids sent, the ids decoded and where its scoring starts, by runtime name."""
+    found = {"draft": [], "target": []}
+    for engine in pair.engines:
 
-        def keep(ids, params, kind, options, endpoint=endpoint, **extra):
-            answer, call = type(endpoint)._generate(endpoint, ids, params, kind, options, **extra)
-            with lock:
-                start = extra.get("logprob_start_len", len(ids))
-                found[endpoint.name].append((call, list(ids), list(answer["output_ids"]), start))
-            return answer, call
+        def keep(request, spent, out=(), start=None, engine=engine):
+            ids = request.ids.tolist()
+            found[engine.name].append((spent, ids, list(out), len(ids) if start is None else start - 1))
 
-        monkeypatch.setattr(endpoint, "_generate", keep)
+        async def generate(request, sampling, engine=engine, keep=keep):
+            said = await type(engine).generate(engine, request, sampling)
+            keep(request, said.spent, said.ids)
+            return said
+
+        async def score(request, start, engine=engine, keep=keep):
+            scores = await type(engine).score(engine, request, start)
+            keep(request, scores.spent, start=start)
+            return scores
+
+        async def next_token(request, choices, engine=engine, keep=keep):
+            scores = await type(engine).next_token(engine, request, choices)
+            keep(request, scores.spent)
+            return scores
+
+        async def prefill(request, engine=engine, keep=keep):
+            spent = await type(engine).prefill(engine, request)
+            keep(request, spent)
+            return spent
+
+        for one in (generate, score, next_token, prefill):
+            monkeypatch.setattr(engine, one.__name__, one)
     return found
 
 
@@ -37,7 +53,11 @@ def test_what_a_runtime_has_computed_it_never_computes_again(name, pair, questio
     _, events = solve(name, questions[0])
     shared = 0
     for runtime, calls in made.items():
-        assert {c for c, *_ in calls} == {c for c in calls_of(events) if c.runtime == runtime}  # all are accounted for
+        accounted = [c for c in calls_of(events) if c.runtime == runtime]
+        assert sorted(spent.started for spent, *_ in calls) == sorted(c.started for c in accounted)  # all of them, once
+        assert {tuple(spent) for spent, *_ in calls} == {
+            (c.runtime, c.prompt_tokens, c.cached_tokens, c.completion_tokens, c.started, c.ended) for c in accounted
+        }
         for call, ids, _, start in calls:
             before = [ids_ + out for other, ids_, out, _ in calls if other.ended <= call.started]
             longest = max((common(ids, one) for one in before), default=0)
@@ -57,5 +77,7 @@ def test_the_prompt_is_computed_once_on_each_runtime(name, pair, questions, solv
     for call in calls_of(events):
         if call.kind == "prefill":
             assert call.cached_tokens == 0
+        elif not call.prompt_tokens:  # it was stopped before it began
+            assert not call.completion_tokens
         else:
             assert call.cached_tokens >= prompts[call.runtime].prompt_tokens - 1

@@ -20,9 +20,14 @@ def of(events, kind, **where):
 # --- one model ------------------------------------------------------------------------------------------------
 
 
-def test_a_decided_vote_stops_the_other_chains(draft, questions, solve):
+def test_a_decided_vote_stops_the_other_chains(pair, questions, solve):
     result, events = solve(
-        "self_consistency", questions[2], backend=draft, samples=16, stop_when="decided", temperature=0.1
+        "self_consistency",
+        questions[2],
+        backend=pair.alone("draft"),
+        samples=16,
+        stop_when="decided",
+        temperature=0.1,
     )
     finished = [chain for chain in result.chains if chain.ending != "stopped"]
     stopped = [chain for chain in result.chains if chain.ending == "stopped"]
@@ -34,28 +39,27 @@ def test_a_decided_vote_stops_the_other_chains(draft, questions, solve):
     assert sum(e.tokens for e in of(events, DropEvent)) == sum(result.usage.dropped.values())
 
 
-def test_a_rule_of_stopping_needs_a_majority_vote(draft, questions, solve):
+def test_a_rule_of_stopping_needs_a_majority_vote(single, questions, solve):
     with pytest.raises(ConfigError, match="stop_when 'decided' is for majority votes, not for vote 'weighted'"):
-        solve("self_consistency", questions[2], backend=draft, stop_when="decided", vote="weighted")
+        solve("self_consistency", questions[2], backend=single, stop_when="decided", vote="weighted")
 
 
 @pytest.mark.parametrize("rate", ["own", "target"])
 def test_best_of_n_rates_by_exact_likelihood(rate, pair, questions, solve, reference):
     result, events = solve("best_of_n", questions[4], rate=rate, samples=3)
-    endpoint = pair.draft if rate == "own" else pair.target
+    role = pair.roles.writer if rate == "own" else pair.roles.verifier
+    codec = role.engine.codec
     prompt = next(e.call.prompt_tokens for e in events if e.event == "prompt")
-    from a1_sgl.runtime import chat
-
-    ids = endpoint.encode(chat.render(endpoint.tokenizer, questions[4].messages))
+    ids = codec.encode(codec.render(questions[4].messages))
     assert len(ids) == prompt
     for chain in result.chains:
-        whole = [*ids, *endpoint.encode(chain.text)]
+        whole = [*ids, *codec.encode(chain.text)]
         if of(events, ChunkEvent, sample=chain.sample)[-1].ended:
-            whole.append(endpoint.tokenizer.eos_token_id)
-        expected = reference(endpoint.model, whole)[len(ids) - 1 :]
+            whole.append(codec.eos)
+        expected = reference(role.engine.identity.model, whole)[len(ids) - 1 :]
         assert chain.rating == pytest.approx(math.exp(sum(expected) / len(expected)), rel=1e-3)
     assert result.answer == max(result.chains, key=lambda chain: chain.rating).answer
-    assert {e.call.runtime for e in of(events, RatingEvent)} == {endpoint.name}
+    assert {e.call.runtime for e in of(events, RatingEvent)} == {role.engine.name}
 
 
 def test_a_judge_rates_between_0_and_1(questions, solve):
@@ -81,9 +85,9 @@ def test_in_each_tree_the_best_step_survives(name, trees, questions, solve):
                 assert all(competing[a] <= competing[b] for a in lost for b in going if b not in lost)
 
 
-def test_budget_forcing_makes_a_chain_think_on(target, questions, solve):
+def test_budget_forcing_makes_a_chain_think_on(single, questions, solve):
     result, events = solve(
-        "budget_forcing", questions[6], backend=target, samples=2, max_tokens=300, extensions=2, wait="\n\nWait, "
+        "budget_forcing", questions[6], backend=single, samples=2, max_tokens=300, extensions=2, wait="\n\nWait, "
     )
     for chain in result.chains:
         added = of(events, ChunkEvent, sample=chain.sample, author="program")
@@ -92,8 +96,8 @@ def test_budget_forcing_makes_a_chain_think_on(target, questions, solve):
         assert chain.text.count("\n\nWait, ") >= 2
 
 
-def test_budget_forcing_asks_a_chain_without_an_answer(target, questions, solve):
-    result, events = solve("budget_forcing", questions[6], backend=target, samples=2, max_tokens=12, extensions=0)
+def test_budget_forcing_asks_a_chain_without_an_answer(single, questions, solve):
+    result, events = solve("budget_forcing", questions[6], backend=single, samples=2, max_tokens=12, extensions=0)
     for chain in result.chains:
         assert [e.text for e in of(events, ChunkEvent, sample=chain.sample, author="program")] == [
             "\n\nThe answer is \\boxed{"
@@ -101,9 +105,9 @@ def test_budget_forcing_asks_a_chain_without_an_answer(target, questions, solve)
         assert chain.answer is not None
 
 
-def test_budget_forcing_takes_the_end_of_thinking_out(target, questions, solve):
+def test_budget_forcing_takes_the_end_of_thinking_out(single, questions, solve):
     result, events = solve(
-        "budget_forcing", questions[7], backend=target, samples=1, max_tokens=300, extensions=1, end_of_thinking=" = "
+        "budget_forcing", questions[7], backend=single, samples=1, max_tokens=300, extensions=1, end_of_thinking=" = "
     )
     first = of(events, ChunkEvent)[0].text
     assert first.endswith(" = ")
@@ -148,10 +152,25 @@ def test_a_chain_that_is_always_rejected_becomes_its_best_peer(questions, solve)
 
 def test_resampling_never_lets_the_target_write(questions, solve):
     result, events = solve("a1", questions[10], take_over="resample", retries=1, gate=Constant(True), samples=2)
-    assert result.usage.decode["target"] == 0
+    assert result.usage.decode.get("target", 0) == 0
     assert all(chain.take_overs == 0 for chain in result.chains)
     assert all(event.take_over for event in of(events, VerdictEvent))
     assert of(events, DropEvent, reason="redrawn")
+
+
+@pytest.mark.parametrize(
+    ("name", "own"), [("a1", {"take_over": "resample", "retries": 2}), ("self_reject", {"retries": 2})]
+)
+def test_each_draw_of_a_turn_has_an_attempt_of_its_own(name, own, questions, solve):
+    """So that a gate draws afresh for each, and a record says which is which."""
+    _, events = solve(name, questions[10], gate=Constant(True), samples=2, turns=3, **own)
+    verdicts = of(events, VerdictEvent)
+    attempts = defaultdict(list)
+    for event in verdicts:
+        attempts[event.sample, event.turn].append(event.attempt)
+    assert len(attempts) > 2
+    assert all(found == [0, 1, 2] for found in attempts.values())
+    assert len({event.place for event in verdicts}) == len(verdicts)
 
 
 def test_a1_with_a_budget_never_exceeds_it(questions, solve):

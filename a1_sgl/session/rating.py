@@ -12,9 +12,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from a1_sgl.runtime import judge
-from a1_sgl.runtime.chain import Chain
-from a1_sgl.runtime.endpoint import Endpoint
+from a1_sgl.session import judge
+from a1_sgl.session.chain import Chain
+from a1_sgl.session.roles import Role
+from a1_sgl.session.scoring import whole_loss
 from a1_sgl.types import Call
 
 Of = Callable[[Chain], tuple[float, Call]]
@@ -59,22 +60,22 @@ def find_rate(name: str) -> Rate:
     return RATES[name]
 
 
-def likelihood(chain: Chain, endpoint: Endpoint) -> tuple[float, Call]:
-    """Geometric mean of the chain's token probabilities under `endpoint`, at temperature 1: one prefill."""
-    loss, call = chain.whole_loss(endpoint)
+def likelihood(chain: Chain, role: Role) -> tuple[float, Call]:
+    """Geometric mean of the chain's token probabilities under `role`'s runtime, at temperature 1: one prefill."""
+    loss, call = whole_loss(chain, role)
     return math.exp(-loss.mean), call
 
 
 @rate("own", "mean token probability under the runtime that writes; one prefill there")
 def own(chain: Chain) -> tuple[float, Call]:
     """A chain's own confidence, length-normalised (as in CISC, arXiv 2502.06233)."""
-    return likelihood(chain, chain.writer)
+    return likelihood(chain, chain.roles.writer)
 
 
 @rate("target", "mean token probability under the target; one prefill there")
 def target(chain: Chain) -> tuple[float, Call]:
     """What the target makes of the chain."""
-    return likelihood(chain, chain.verifier)
+    return likelihood(chain, chain.roles.verifier)
 
 
 @rate("judge", "the target's answer to a judge prompt, over 9; one prefill there")

@@ -4,12 +4,13 @@ import itertools
 import threading
 
 import pytest
+import sglang as sgl
 
 from a1_sgl.conformal import Gate, ScoreBank, marginal
 from a1_sgl.errors import A1Error
 from a1_sgl.programs import a1, direct
-from a1_sgl.runtime import Transcript, chat, run_chains
-from a1_sgl.types import CalibrationEvent, ChainEvent, ChunkEvent, PromptEvent, VerdictEvent, calls_of
+from a1_sgl.session import Backend, Query, Roles, Scored, aside, run_chains, scoring
+from a1_sgl.types import CalibrationEvent, ChainEvent, ChunkEvent, DropEvent, PromptEvent, VerdictEvent, calls_of
 
 SAMPLING = {"temperature": 0.6, "stop": "\n\n"}
 
@@ -28,8 +29,8 @@ def run(program, question, backend, **arguments):
     return state.ret_value, events
 
 
-def test_direct_writes_whole_chains(target, questions):
-    result, events = run(direct, questions[0], target, samples=3, max_tokens=250)
+def test_direct_writes_whole_chains(single, questions):
+    result, events = run(direct, questions[0], single, samples=3, max_tokens=250)
     assert [chain.sample for chain in result.chains] == [0, 1, 2]
     assert {chain.ending for chain in result.chains} <= {"answered", "ended", "turns"}
     assert sum(isinstance(e, PromptEvent) for e in events) == 1
@@ -64,54 +65,64 @@ def test_each_call_finds_everything_but_the_new_tokens_cached(pair, questions):
     assert length["draft"] > 60
 
 
-def chain_of(backend, question, steps):
-    """Runs `steps(chain)` inside a program and hands the chain's ids on each runtime back."""
-    import sglang as sgl
-
+def chain_of(backend, question, steps, **sampling):
+    """Runs `steps(chain)` inside a program; what it returns, and the chain's transcript and text at the end."""
     kept = {}
 
     @sgl.function
     def program(s):
         def body(chain):
             kept["value"] = steps(chain)
-            kept["transcript"] = Transcript.of(chain.state.stream_executor)
+            kept["transcript"] = chain.branch.transcript
             kept["text"] = chain.text
 
-        return run_chains(s, question, 1, body)
+        return run_chains(s, Query.of(question, 1), body)
 
-    program.run(backend=backend, **SAMPLING)
+    result = program.run(backend=backend, use_thread=False, **SAMPLING | sampling).ret_value
+    assert not result.lost
     return kept
 
 
+def prompt_of(engine, question):
+    return list(engine.codec.encode(engine.codec.render(question.messages)))
+
+
+def ids_of(chain, engine):
+    return chain.branch.transcript.ids(engine.codec).tolist()
+
+
 def test_one_tokenizer_passes_ids_across(pair, questions):
+    draft, target = pair.engines
+
     def steps(chain):
         return [chain.draft(7), chain.target(5), chain.draft(4)]
 
     kept = chain_of(pair, questions[3], steps)
     ids = [token for chunk in kept["value"] for token in chunk.ids]
-    prompt = pair.draft.encode(chat.render(pair.draft.tokenizer, questions[3].messages))
-    assert kept["transcript"].ids(pair.draft) == kept["transcript"].ids(pair.target) == [*prompt, *ids]
+    whole = [*prompt_of(draft, questions[3]), *ids]
+    assert kept["transcript"].ids(draft.codec).tolist() == kept["transcript"].ids(target.codec).tolist() == whole
     assert kept["text"] == "".join(chunk.text for chunk in kept["value"])
 
 
 def test_two_tokenizers_each_see_their_own_prompt_and_ids_never_change(mixed, questions, reference):
     """The target's score of every chunk is transformers' on the target's own ids, and later turns leave them alone."""
+    draft, target = mixed.engines
 
     def steps(chain):
         seen = []
         for _ in range(3):
             chunk = chain.draft(5)  # five tokens end in the middle of a line, where encodings differ
-            loss, _ = chain.loss(chunk)
-            seen.append((Transcript.of(chain.state.stream_executor).ids(mixed.target), loss))
+            loss, _ = scoring.loss(chain, chunk)
+            seen.append((ids_of(chain, target), loss))
             chain.target(3)
         return seen
 
     seen = chain_of(mixed, questions[4], steps)["value"]
-    prompt = mixed.target.encode(chat.render(mixed.target.tokenizer, questions[4].messages))
-    assert not mixed.same_tokenizer
+    prompt = prompt_of(target, questions[4])
+    assert draft.codec.tokenizer_key != target.codec.tokenizer_key
     for ids, loss in seen:
-        assert tuple(ids[: len(prompt)]) == prompt
-        expected = reference(mixed.target.model, ids)[len(ids) - loss.tokens - 1 :]
+        assert ids[: len(prompt)] == prompt
+        expected = reference(target.identity.model, ids)[len(ids) - loss.tokens - 1 :]
         assert [-v for v in loss.values] == pytest.approx(expected, abs=1e-4)
     for (before, _), (after, _) in itertools.pairwise(seen):
         assert after[: len(before)] == before
@@ -133,17 +144,21 @@ def test_continue_keeps_the_chunk_and_replace_drops_it(pair, questions):
 
 
 def test_after_a_drop_the_transcript_is_as_before(pair, questions):
+    target = pair.roles.verifier.engine
+
     def steps(chain):
         chain.draft(9)
-        before = Transcript.of(chain.state.stream_executor).ids(pair.target)
+        before = ids_of(chain, target)
         chain.drop(chain.draft(9))
-        return before, Transcript.of(chain.state.stream_executor).ids(pair.target)
+        return before, ids_of(chain, target)
 
     before, after = chain_of(pair, questions[6], steps)["value"]
     assert before == after
 
 
 def test_an_end_token_is_scored_with_its_chunk(pair, questions, reference):
+    target = pair.roles.verifier.engine
+
     def steps(chain):
         chunk = chain.draft(2)
         for _ in range(40):
@@ -151,12 +166,13 @@ def test_an_end_token_is_scored_with_its_chunk(pair, questions, reference):
                 break
             chunk = chain.draft(32)
         assert chunk.ended
-        return chunk, chain.loss(chunk)[0], Transcript.of(chain.state.stream_executor).ids(pair.target)
+        return chunk, scoring.loss(chain, chunk)[0], ids_of(chain, target)
 
     chunk, loss, ids = chain_of(pair, questions[7], steps)["value"]
     assert loss.tokens == len(chunk.ids) + 1
-    full = [*ids, pair.target.tokenizer.eos_token_id]
-    assert [-v for v in loss.values] == pytest.approx(reference(pair.target.model, full)[-loss.tokens :], abs=1e-4)
+    full = [*ids, target.codec.eos]
+    expected = reference(target.identity.model, full)[-loss.tokens :]
+    assert [-v for v in loss.values] == pytest.approx(expected, abs=1e-4)
 
 
 def test_no_chain_waits_for_another(pair, questions):
@@ -166,7 +182,7 @@ def test_no_chain_waits_for_another(pair, questions):
     class Held(Fixed):
         def __call__(self, score, **where):
             if where["sample"] == 0:
-                assert others_done.wait(60)
+                assert aside(others_done.wait, 60)
             return super().__call__(score, **where)
 
     def listener(event):
@@ -210,28 +226,23 @@ def test_if_every_chain_breaks_the_program_raises(pair, questions):
 
 
 def test_a_full_context_ends_the_chain(other, questions):
-    result, events = run(direct, questions[12], other, samples=1, max_tokens=100_000, ignore_eos=True)
+    result, events = run(
+        direct, questions[12], Backend(Roles.alone(other)), samples=1, max_tokens=100_000, ignore_eos=True
+    )
     (prompt,) = (e.call.prompt_tokens for e in events if isinstance(e, PromptEvent))
     assert result.chains[0].ending == "context"
-    assert prompt + result.usage.decode["target"] == other.longest_prompt - 1
+    assert prompt + result.usage.decode["target"] == other.limits.longest_prompt - 1
 
 
 def test_a_chunk_that_fills_the_context_can_still_be_scored(pair, questions):
-    import sglang as sgl
+    def steps(chain):
+        while chain.room() > 12:
+            chain.append("5 + 5 = 10\n\n")
+        chunk = chain.draft(100_000)
+        assert chain.ending == "context"
+        assert chain.score(chunk).tokens == len(chunk.ids)
 
-    @sgl.function
-    def full(s, question):
-        def body(chain):
-            while chain._room() > 12:
-                chain.append("5 + 5 = 10\n\n")
-            chunk = chain.draft(100_000)
-            assert chain.ending == "context"
-            assert chain.score(chunk).tokens == len(chunk.ids)
-
-        return run_chains(s, question, 1, body, None)
-
-    state = full.run(question=questions[12], backend=pair, temperature=0.6, ignore_eos=True)
-    assert not state.ret_value.lost
+    chain_of(pair, questions[12], steps, ignore_eos=True, stop=None)
 
 
 def test_an_unknown_take_over_is_refused(pair, questions):
@@ -243,27 +254,28 @@ def test_an_unknown_take_over_is_refused(pair, questions):
 def test_the_likelihood_ratio_asks_both_models(backend, request, questions):
     """The score is what transformers-exact losses of the two runtimes make of it, and both calls are accounted for."""
     pair = request.getfixturevalue(backend)
+    draft = pair.roles.writer.engine
     losses = []
 
-    def keep(prefix, chunk, options):
-        value = type(pair.draft).loss(pair.draft, prefix, chunk, options)
-        losses.append(value[0])
-        return value
+    async def keep(request, start):
+        scores = await type(draft).score(draft, request, start)
+        losses.append([-value for value in scores.logprobs])
+        return scores
 
-    pair.draft.loss = keep
+    draft.score = keep
     try:
         result, events = run(
             a1, questions[3], pair, gate=marginal(0.5), samples=1, turns=3, draft_tokens=9, score="llr"
         )
     finally:
-        del pair.draft.loss
+        del draft.score
     verdicts = [event for event in events if isinstance(event, VerdictEvent)]
     assert verdicts
     assert len(losses) == len(verdicts)
-    for event, draft in zip(verdicts, losses, strict=True):
+    for event, values in zip(verdicts, losses, strict=True):
         assert event.draft_call.runtime == "draft"
         assert event.draft_call.kind == "verify"
-        target = event.score * event.tokens + sum(draft.values)
+        target = event.score * event.tokens + sum(values)
         assert target > 0  # a negative log-likelihood of the same text
     assert {call.runtime for call in calls_of(verdicts)} == {"draft", "target"}
     assert result.usage.prompt == sum(call.prompt_tokens for call in calls_of(events))
@@ -302,56 +314,105 @@ def test_a_chain_that_ends_leaves_its_gate(pair, questions):
     assert gate.control.busy(questions[1].id) == 0
 
 
-def test_a_collected_executor_asks_no_thread_for_its_lock():
-    """SGLang's finaliser waited for itself when the collector ran it while a thread was starting."""
+def test_sglangs_executors_are_left_as_they_are():
+    """Nothing is taken out of SGLang's own classes; what runs here needs no worker thread."""
     from sglang.lang.interpreter import StreamExecutor
 
-    assert not hasattr(StreamExecutor, "__del__")
+    assert "__del__" in vars(StreamExecutor)
 
 
 def test_a_chain_that_leaves_no_room_for_the_judge_is_rated_by_its_end(pair, questions):
-    import sglang as sgl
+    def steps(chain):
+        chain.draft(4)
+        first = chain.rate()
+        chain.append("5 + 5 = 10\n\n" * 58)
+        return first, chain.rate()
 
-    ratings = []
-
-    @sgl.function
-    def long(s, question, listener):
-        def body(chain):
-            chain.draft(4)
-            ratings.append(chain.rate())
-            chain.append("5 + 5 = 10\n\n" * 58)
-            ratings.append(chain.rate())
-
-        return run_chains(s, question, 1, body, listener)
-
-    result, _ = run(long, questions[3], pair)
+    ratings = chain_of(pair, questions[3], steps)["value"]
     short, cut = (rating.call.prompt_tokens for rating in ratings)
-    assert short < cut == pair.target.longest_prompt
-    assert not result.lost
+    assert short < cut == pair.roles.verifier.engine.limits.longest_prompt
 
 
 def test_a_target_that_corrects_itself_need_not_be_asked(pair):
-    import sglang as sgl
-
-    ratings = []
-
-    @sgl.function
-    def judged(s, question, line):
-        def body(chain):
-            chain.append(line)
-            ratings.append(chain.rate(cue="Wait"))
-
-        return run_chains(s, question, 1, body, None)
-
     # As the task asks, so that the target knows what it sees.
     from a1_sgl.evals.tasks import find_task
     from a1_sgl.types import Question
 
     messages = find_task("chain").ask("Start with 54. Add 3. Add 22. Add 11. What is the result?", "any")
     question = Question(id="q", messages=messages)
-    for line in ("54 + 3 = 57\n\n", "54 + 3 = 97\n\n"):
-        judged.run(question=question, line=line, backend=pair)
-    right, wrong = ratings
+
+    def judged(line):
+        def steps(chain):
+            chain.append(line)
+            return chain.rate(cue="Wait")
+
+        return chain_of(pair, question, steps)["value"]
+
+    right, wrong = judged("54 + 3 = 57\n\n"), judged("54 + 3 = 97\n\n")
     assert right.mean > 5 > wrong.mean
     assert right.mass == sum(right.digits) == 1
     assert right.call.completion_tokens == 0
+
+
+def test_a_suffix_is_trimmed_off_text_and_ids(pair, questions):
+    draft = pair.roles.writer.engine
+
+    def steps(chain):
+        chunk = chain.draft(40)
+        assert chunk.text.endswith("\n\n")
+        chain.trim(chunk, "\n\n")
+        return chunk, chain.chunks[-1], ids_of(chain, draft)
+
+    whole, kept, ids = chain_of(pair, questions[3], steps)["value"]
+    assert kept.text == whole.text.removesuffix("\n\n")
+    assert draft.codec.decode(kept.ids) == kept.text
+    assert ids == [*prompt_of(draft, questions[3]), *kept.ids]
+
+
+def test_what_was_begun_is_taken_up_by_the_same_author(pair, questions):
+    def steps(chain):
+        chain.begin(chain.roles.writer, 5)
+        begun = chain._pending
+        chunk = chain.draft(5)
+        return begun.task.result().ids, chunk.ids
+
+    said, kept = chain_of(pair, questions[3], steps)["value"]
+    assert said == kept
+
+
+def test_what_was_begun_for_another_author_is_rolled_back(pair, questions):
+    events = []
+
+    @sgl.function
+    def program(s):
+        def body(chain):
+            chain.append("5 + 5 = 10\n\n")
+            chain.begin(chain.roles.writer, 400, ignore_eos=True, stop=[])
+            chain.rate()  # meanwhile it is under way
+            chunk = chain.target(6)
+            assert chain.text == "5 + 5 = 10\n\n" + chunk.text
+
+        return run_chains(s, Query.of(questions[3], 1, listener=events.append), body)
+
+    result = program.run(backend=pair, use_thread=False, **SAMPLING).ret_value
+    assert not result.lost
+    (drop,) = [event for event in events if isinstance(event, DropEvent)]
+    assert (drop.author, drop.reason) == ("draft", "rolled back")
+    assert drop.tokens == sum(call.completion_tokens for call in drop.calls) < 400
+    assert [event.author for event in events if isinstance(event, ChunkEvent)] == ["program", "target"]
+    assert result.usage.dropped == {"draft": drop.tokens}
+
+
+def test_a_chain_that_is_over_has_no_text_any_more(pair, questions):
+    kept = []
+    chain_of(pair, questions[3], kept.append)
+    with pytest.raises(RuntimeError, match="chain 0 was given up or is over"):
+        kept[0].draft(3)
+
+
+def test_a_rule_that_is_no_gate_reports_what_it_decided(pair, questions):
+    def steps(chain):
+        chunk = chain.draft(5)
+        return chain.verdict(chunk, Scored(2.0, len(chunk.ids)), True, replace=True), chain.text
+
+    assert chain_of(pair, questions[3], steps)["value"] == (True, "")

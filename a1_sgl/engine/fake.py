@@ -1,0 +1,295 @@
+"""An engine without a model, for tests: what it says, how long it takes and where it fails is scripted."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from a1_sgl.engine.codec import Codec
+from a1_sgl.engine.protocol import Capabilities, Generation, Identity, Ids, Limits, Request, Scores, Spent
+from a1_sgl.errors import ChainAborted, RuntimeFault
+
+_RESERVE = 7
+_BLOCK = 16
+_END = 256
+
+
+class FakeTokenizer:
+    """A token is a byte of UTF-8; beyond these there is the end token alone."""
+
+    name_or_path = "fake"
+    eos_token_id = _END
+    chat_template = "{role}: {content}"
+    is_fast = False
+
+    def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
+        """One id a byte."""
+        return list(text.encode())
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """The text of `ids`."""
+        return bytes([one for one in ids if one < _END]).decode(errors="replace")
+
+    def apply_chat_template(
+        self, messages: Sequence[Mapping[str, Any]], tokenize: bool = False, add_generation_prompt: bool = True
+    ) -> str:
+        """A line for each message, and the beginning of the assistant's."""
+        return (
+            "".join([f"{one['role']}: {one['content']}\n" for one in messages]) + "assistant: " * add_generation_prompt
+        )
+
+    def get_vocab(self) -> dict[str, int]:
+        """What it is told apart from other tokenizers by."""
+        return {f"<{i}>": i for i in range(_END + 1)}
+
+    def __len__(self) -> int:
+        return _END + 1
+
+
+@dataclass(frozen=True)
+class FakeCall:
+    """A request to a `FakeEngine`.
+
+    Attributes:
+        kind: ``generate``, ``score``, ``next_token`` or ``prefill``.
+        number: how many came before it.
+        request: as it came.
+        sampling: of a generation.
+        start: where what is scored begins.
+    """
+
+    kind: str
+    number: int
+    request: Request
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    start: int = 0
+
+    @property
+    def prompt(self) -> str:
+        """The prompt as text."""
+        return _text(self.request.ids)
+
+
+class FakeEngine:
+    """An `Engine` in this process. Its tokens are the bytes of a text, its prefix cache is as a radix cache would be.
+
+    It writes scripted texts, a stop string and then an end token as a model would: cut at ``max_new_tokens``, after the
+    first stop string, else ended. What a real runtime refuses it refuses: an empty prompt, one that is too long, an id
+    outside the vocabulary.
+
+    Attributes:
+        calls: the requests so far, in the order they came.
+    """
+
+    def __init__(
+        self, texts: str | Sequence[str] | Callable[[FakeCall], str] = "The answer is \\boxed{42}.", *,
+        scores: float | Callable[[str, str], float | Sequence[float]] = -0.5,
+        choices: float | Callable[[str, str], float] = -2.3,
+        delay: float | Callable[[FakeCall], float] = 0.0,
+        faults: Callable[[FakeCall], Exception | None] | None = None,
+        name: str = "fake", model: str = "fake", context: int = 65_536, cache: bool = True, remember: bool = True,
+    ) -> None:  # fmt: skip
+        """
+        Args:
+            texts: what generations write: one text, texts in the order they are asked for (then the last one for ever),
+                or a function of the call.
+            scores: log-probability of every token that is scored, or a function of the text before and the text scored
+                to one value or one for each of its bytes.
+            choices: log-probability of every next token, or a function of the prompt and the token's text.
+            delay: seconds that a call takes, or a function of the call.
+            faults: called before a call is answered; what it returns is raised.
+            name, model: what it is called and what it seems to serve.
+            context: longest sequence, in tokens.
+            cache: whether it has a prefix cache; keeping account of one takes time that grows with the prompt.
+            remember: whether `calls` are kept.
+        """
+        self.name = name
+        self.codec = Codec(FakeTokenizer())
+        self.limits = Limits(context, context - _RESERVE, _END + 1)
+        self.capabilities = Capabilities(seeds=True, images=False)
+        self.identity = Identity(model, hashlib.sha256(model.encode()).hexdigest()[:16])
+        self.available = True
+        self.calls: list[FakeCall] = []
+        self.running = 0
+        self._texts: Callable[[FakeCall], str]
+        if callable(texts):
+            self._texts = texts
+        else:
+            script = _script([texts] if isinstance(texts, str) else texts)
+            self._texts = lambda call: next(script)
+        self._scores, self._choices, self._delay, self._faults = scores, choices, delay, faults
+        self._number = 0
+        self._remember, self._caches = remember, cache
+        self._cache: set[int] = set()
+
+    # --- requests ---------------------------------------------------------------------------------------------
+
+    async def generate(self, request: Request, sampling: Mapping[str, Any]) -> Generation:
+        """As in `Engine`."""
+        call, started = self._begin("generate", request, sampling=sampling), time.time()
+        text, ended = _cut(self._texts(call), sampling)
+        share = await self._pass(call)
+        ids = _ids(text)
+        aborted = share < 1.0
+        if aborted:
+            ids = ids[: int(share * len(ids))]
+            text, ended = self.codec.decode(ids), False
+        spent = self._spend(request, started, len(ids) + ended, len(request.ids) - 1)
+        self._keep([*request.ids, *ids] if self._caches else ())
+        return Generation(text, tuple(ids), ended, aborted, spent)
+
+    async def stream(self, request: Request, sampling: Mapping[str, Any]) -> AsyncIterator[str | Generation]:
+        """As in `Engine`, in two pieces."""
+        generation = await self.generate(request, sampling)
+        half = len(generation.text) // 2
+        for piece in (generation.text[:half], generation.text[half:]):
+            if piece:
+                yield piece
+        yield generation
+
+    async def score(self, request: Request, start: int) -> Scores:
+        """As in `Engine`."""
+        if not 1 <= start < len(request.ids):
+            raise ValueError(f"a score needs a prefix and a chunk, not {start} and {len(request.ids) - start} tokens")
+        call, started = self._begin("score", request, start=start), time.time()
+        found: Any = self._scores
+        if callable(found):
+            found = found(_text(request.ids[:start]), _text(request.ids[start:]))
+        count = len(request.ids) - start
+        values = [float(found)] * count if isinstance(found, int | float) else [float(one) for one in found]
+        if len(values) == count - 1 and int(request.ids[-1]) == _END:  # of the text; the end token is as likely
+            values.append(values[-1])
+        if len(values) != count:
+            raise RuntimeFault(f"{self}: {len(values)} scripted scores for {count} tokens")
+        return Scores(tuple(values), await self._prefilled(call, started, start - 1))
+
+    async def next_token(self, request: Request, choices: Sequence[int]) -> Scores:
+        """As in `Engine`."""
+        call, started, found = self._begin("next_token", request), time.time(), self._choices
+        if callable(found):
+            values = [float(found(call.prompt, self.codec.decode([one]))) for one in choices]
+        else:
+            values = [float(found)] * len(choices)
+        return Scores(tuple(values), await self._prefilled(call, started, len(request.ids) - 1))
+
+    async def prefill(self, request: Request) -> Spent:
+        """As in `Engine`."""
+        call, started = self._begin("prefill", request), time.time()
+        return await self._prefilled(call, started, len(request.ids) - 1)
+
+    async def flush(self) -> None:
+        """Empties the prefix cache; refuses while requests run."""
+        if self.running:
+            raise RuntimeFault(f"{self}: {self.running} requests are under way")
+        self._cache.clear()
+
+    async def close(self) -> None:
+        """There is nothing to give back."""
+
+    def __str__(self) -> str:
+        return f"{self.name} fake"
+
+    # --- inside -----------------------------------------------------------------------------------------------
+
+    def _begin(
+        self, kind: str, request: Request, *, sampling: Mapping[str, Any] | None = None, start: int = 0
+    ) -> FakeCall:
+        ids = request.ids
+        request.scope.check()
+        if not len(ids):
+            raise RuntimeFault(f"{self}: nothing to continue, the prompt is empty")
+        if int(ids.min()) < 0 or int(ids.max()) >= self.limits.vocabulary:
+            raise RuntimeFault(f"{self}: a token id is outside its vocabulary of {self.limits.vocabulary}")
+        if len(ids) > self.limits.longest_prompt:
+            raise RuntimeFault(f"{self}: {len(ids)} prompt tokens, and it admits {self.limits.longest_prompt}")
+        call = FakeCall(kind, self._number, request, sampling or {}, start)
+        self._number += 1
+        if self._remember:
+            self.calls.append(call)
+        if self._faults is not None and (fault := self._faults(call)) is not None:
+            raise fault
+        return call
+
+    async def _pass(self, call: FakeCall) -> float:
+        """Lets the call's time pass; the share of it that passed before it was stopped, 1 if it was not."""
+        seconds = self._delay(call) if callable(self._delay) else self._delay
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def end() -> None:
+            if not over.done():
+                over.set_result(None)
+
+        handle, began, stopped = call.request.scope.enter(end), time.monotonic(), False
+        timer = asyncio.get_running_loop().call_later(seconds, end)
+        self.running += 1
+        try:
+            await over
+            stopped = call.request.scope.stopped
+        finally:
+            self.running -= 1
+            timer.cancel()
+            call.request.scope.leave(handle)
+        return min(0.99, (time.monotonic() - began) / seconds if seconds else 0.0) if stopped else 1.0
+
+    async def _prefilled(self, call: FakeCall, started: float, most: int) -> Spent:
+        stopped = await self._pass(call) < 1.0
+        spent = self._spend(call.request, started, 0, most)
+        if stopped:
+            raise ChainAborted(f"{self}: stopped", spent)
+        self._keep(call.request.ids if self._caches else ())
+        return spent
+
+    def _spend(self, request: Request, started: float, written: int, most: int) -> Spent:
+        cached = 0
+        if self._caches:
+            for block in _blocks(request.ids):
+                if block not in self._cache:
+                    break
+                cached += _BLOCK
+        return Spent(self.name, len(request.ids), min(cached, most), written, started, time.time())
+
+    def _keep(self, ids: Sequence[int] | Ids) -> None:
+        self._cache.update(_blocks(np.asarray(ids, dtype=np.int32)))
+
+
+def _script(texts: Sequence[str]) -> Iterator[str]:
+    if not texts:
+        raise ValueError("a fake engine needs at least one text")
+    yield from texts
+    while True:
+        yield texts[-1]
+
+
+def _blocks(ids: Ids) -> Iterator[int]:
+    """A hash for each whole block of `ids` and all before it."""
+    known = 0
+    for i in range(0, len(ids) - _BLOCK + 1, _BLOCK):
+        known = hash((known, ids[i : i + _BLOCK].tobytes()))
+        yield known
+
+
+def _cut(text: str, sampling: Mapping[str, Any]) -> tuple[str, bool]:
+    """What of `text` is written, and whether its end is reached."""
+    ended = True
+    stops = sampling.get("stop") or ()
+    ends = [at + len(stop) for stop in ([stops] if isinstance(stops, str) else stops) if (at := text.find(stop)) != -1]
+    if ends:
+        text, ended = text[: min(ends)], False
+    most = sampling.get("max_new_tokens")
+    if most is not None and len(data := text.encode()) + ended > most:
+        text, ended = data[:most].decode(errors="ignore"), False  # a character torn at the end is taken back
+    return text, ended
+
+
+def _ids(text: str) -> list[int]:
+    return list(text.encode())
+
+
+def _text(ids: Ids) -> str:
+    return bytes(ids[ids < _END].astype(np.uint8)).decode(errors="replace")

@@ -1,0 +1,310 @@
+"""An SGLang runtime over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from a1_sgl.engine import answers
+from a1_sgl.engine.answers import Answer, Unusable
+from a1_sgl.engine.codec import Codec
+from a1_sgl.engine.protocol import Capabilities, Generation, Identity, Limits, Request, Scores, Spent
+from a1_sgl.engine.transport import Settings, Transport
+from a1_sgl.errors import ChainAborted, ConfigError, RuntimeFault
+
+T = TypeVar("T")
+_WHOLE_CHARACTER = 3  # a UTF-8 character has at most four bytes, so at most three tokens of a torn one
+_STREAMED = 1024
+"""Generations that may be longer than this come in pieces, so that silence is told from length."""
+_PIECE = 128
+"""Tokens in such a piece."""
+_NOTHING = {"max_new_tokens": 0}
+
+
+class SGLang:
+    """An `Engine` that is one SGLang runtime, or SGLang's gateway before several.
+
+    It sends token ids: what a runtime generated goes back to it unchanged, so that the next request's prefix is a cache
+    hit to the last token. Stop strings stay in the text, since they stay in the ids.
+    """
+
+    def __init__(self, transport: Transport, info: Mapping[str, Any], context: int, tokenizer: Any) -> None:
+        self.name = transport.name
+        self.url = transport.url
+        self.info = dict(info)
+        self.codec = Codec(tokenizer)
+        self._transport = transport
+        self._model: str = info["model_path"]
+        vocabulary = _vocabulary(self._model) or self.codec.size
+        self.limits = Limits(context, context - answers.PROMPT_RESERVE, vocabulary)
+
+    @classmethod
+    async def connect(
+        cls, url: str, name: str = "target", *, tokenizer: str | None = None, settings: Settings | None = None
+    ) -> SGLang:
+        """Connects and reads what the runtime serves.
+
+        Args:
+            url: where it listens, ``http://host:port``; an IPv6 address in brackets.
+            name: what to call it in errors and records.
+            tokenizer: folder or hub name of its tokenizer; by default the one the runtime names.
+
+        Raises:
+            ConfigError: a URL that is none, or a tokenizer that cannot be loaded.
+            RuntimeFault: nothing answers there, or something that is no SGLang runtime for generation.
+        """
+        transport = Transport(url, name, settings or Settings())
+        try:
+            info = await transport.get("/get_model_info")
+            if not isinstance(info, dict) or not isinstance(info.get("model_path"), str):
+                raise RuntimeFault(
+                    f"{transport}: what answers there is no SGLang runtime (no model_path in /get_model_info)"
+                )
+            if not info.get("is_generation", True):
+                raise RuntimeFault(
+                    f"{transport}: serves an embedding model, {info['model_path']}; a chain needs generation"
+                )
+            context = await _context(transport)
+            path = tokenizer or info.get("tokenizer_path") or info["model_path"]
+            return await asyncio.to_thread(lambda: cls(transport, info, context, _tokenizer(path, transport)))
+        except BaseException:
+            await transport.close()
+            raise
+
+    def __str__(self) -> str:
+        return str(self._transport)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can do, as far as it says."""
+        images = self.info.get("has_image_understanding")
+        return Capabilities(seeds=None, images=images if isinstance(images, bool) else None)
+
+    @cached_property
+    def identity(self) -> Identity:
+        """What it serves; the model's files are read once, where this machine has them."""
+        return Identity(self._model, _model_hash(self._model), _parameters(self._model))
+
+    @property
+    def available(self) -> bool:
+        """False while it is known to be down."""
+        return self._transport.available
+
+    @property
+    def transport(self) -> Transport:
+        """How it is spoken to."""
+        return self._transport
+
+    # --- requests ---------------------------------------------------------------------------------------------
+
+    async def generate(self, request: Request, sampling: Mapping[str, Any]) -> Generation:
+        """As in `Engine`. Keys of `sampling` that are the request's and not the sampling's, such as
+        ``return_logprob``, are sent as such."""
+        payload = self._payload(request, sampling)
+        transport, last = self._transport, int(sampling.get("max_new_tokens") or 0)
+        if last > _STREAMED:
+            payload["sampling_params"]["stream_interval"] = _PIECE
+            answer, started = await transport.call_streamed(payload, request.scope, self._reader(request))
+        else:
+            answer, started = await transport.call(payload, request.scope, self._reader(request))
+        return self._generation(answer, started)
+
+    async def stream(self, request: Request, sampling: Mapping[str, Any]) -> AsyncIterator[str | Generation]:
+        """As in `Engine`. A stream that has begun is not repeated."""
+        started, told, last = time.time(), "", None
+        async for piece in self._transport.pieces(self._payload(request, sampling), request.scope):
+            last = piece
+            text = self._partial(piece)
+            if not text.endswith("\ufffd") and len(text) > len(told):
+                yield text[len(told) :]
+                told = text
+        if last is None:
+            raise RuntimeFault(f"{self}: an empty stream")
+        try:
+            generation = self._generation(self._reader(request)(last), started)
+        except Unusable as error:
+            raise RuntimeFault(f"{self}: {error}") from error
+        if len(generation.text) > len(told):
+            yield generation.text[len(told) :]
+        yield generation
+
+    async def score(self, request: Request, start: int) -> Scores:
+        """As in `Engine`."""
+        count = len(request.ids) - start
+        if start < 1 or count < 1:
+            raise ValueError(f"a score needs a prefix and a chunk, not {start} and {count} tokens")
+        # The first position asked for comes back without a value, and the prefix cache is used up to it only; so the
+        # last token of the prefix is asked for as well, and no more.
+        extra = {"return_logprob": True, "logprob_start_len": start - 1 + request.image_tokens}
+        return await self._ask(request, extra, lambda answer: answers.scored(answer.meta, count))
+
+    async def next_token(self, request: Request, choices: Sequence[int]) -> Scores:
+        """As in `Engine`."""
+        extra = {"return_logprob": True, "token_ids_logprob": list(choices)}
+        return await self._ask(request, extra, lambda answer: answers.next_token(answer.meta, choices))
+
+    async def prefill(self, request: Request) -> Spent:
+        """As in `Engine`."""
+        return (await self._ask(request, {}, lambda answer: ())).spent
+
+    async def flush(self) -> None:
+        """Empties the prefix cache.
+
+        Raises:
+            RuntimeFault: requests are under way.
+        """
+        await self._transport.post("/flush_cache")
+
+    async def server_info(self) -> Mapping[str, Any]:
+        """The runtime's own account of its settings."""
+        found = await self._transport.get("/server_info")
+        return found if isinstance(found, dict) else {}
+
+    async def close(self) -> None:
+        """Gives connections back."""
+        await self._transport.close()
+
+    # --- inside -----------------------------------------------------------------------------------------------
+
+    def _payload(self, request: Request, sampling: Mapping[str, Any], **extra: Any) -> dict[str, Any]:
+        ids = request.ids
+        if not len(ids):
+            raise RuntimeFault(f"{self}: nothing to continue, the prompt is empty")
+        # An id outside the vocabulary kills the server, so it is stopped here.
+        if int(ids.min()) < 0 or int(ids.max()) >= self.limits.vocabulary:
+            bad = next(int(one) for one in ids if not 0 <= one < self.limits.vocabulary)
+            raise RuntimeFault(f"{self}: token id {bad} is outside its vocabulary of {self.limits.vocabulary}")
+        params = {name: value for name, value in sampling.items() if name not in _OF_REQUEST}
+        asked = {name: value for name, value in sampling.items() if name in _OF_REQUEST}
+        images = {"image_data": list(request.images)} if request.images else {}
+        return {"input_ids": ids, "sampling_params": params, **images, **asked, **extra}
+
+    async def _ask(self, request: Request, extra: dict[str, Any], read: Any) -> Scores:
+        """A request that generates nothing."""
+        payload = self._payload(request, _NOTHING, **extra)
+
+        def checked(body: bytes) -> tuple[Answer, tuple[float, ...]]:
+            answer = self._reader(request)(body)
+            return answer, () if answer.aborted else read(answer)
+
+        (answer, found), started = await self._transport.call(payload, request.scope, checked)
+        spent = self._spent(answer, started)
+        if answer.aborted:
+            raise ChainAborted(f"{self}: stopped", spent)
+        return Scores(found, spent)
+
+    def _reader(self, request: Request) -> Any:
+        def read(body: bytes) -> Answer:
+            answer = answers.read(body)
+            if answer.aborted and not request.scope.stopped:
+                raise Unusable(f"the runtime gave up: {answer.message}")
+            return answer
+
+        return read
+
+    def _partial(self, piece: bytes) -> str:
+        try:
+            text = answers.json(piece).get("text")
+        except (Unusable, AttributeError) as error:
+            raise RuntimeFault(f"{self}: {error}") from error
+        return text if isinstance(text, str) else ""
+
+    def _generation(self, answer: Answer, started: float) -> Generation:
+        """Without the end token, and without a character torn at the end."""
+        ids, text = answer.ids, answer.text
+        if answer.ended and ids and ids[-1] == answer.matched:
+            ids = ids[:-1]
+        if text.endswith("\ufffd") and not answer.ended:
+            for cut in range(1, min(_WHOLE_CHARACTER, len(ids) - 1) + 1):
+                whole = self.codec.decode(ids[:-cut])
+                if not whole.endswith("\ufffd"):
+                    ids, text = ids[:-cut], whole
+                    break
+        return Generation(text, tuple(ids), answer.ended, answer.aborted, self._spent(answer, started), answer.meta)
+
+    def _spent(self, answer: Answer, started: float) -> Spent:
+        return Spent(
+            self.name, answer.prompt_tokens, answer.cached_tokens, answer.completion_tokens, started, time.time()
+        )
+
+
+_OF_REQUEST = frozenset(
+    ("return_logprob", "logprob_start_len", "top_logprobs_num", "return_text_in_logprobs", "token_ids_logprob")
+)
+
+
+async def _context(transport: Transport) -> int:
+    """Longest sequence the runtime takes, in tokens; of a gateway, which does not say, the shortest of its workers."""
+    found = [_longest(await transport.get("/v1/models"))]
+    if found == [None]:
+        found = [_longest(await transport.get("/v1/models", url)) for url in await transport.workers()]
+    known = [one for one in found if one is not None]
+    if not known:
+        raise RuntimeFault(f"{transport}: /v1/models names no max_model_len; is this an SGLang runtime?")
+    return min(known)
+
+
+def _longest(models: Any) -> int | None:
+    try:
+        return int(models["data"][0]["max_model_len"])
+    except (KeyError, IndexError, TypeError, ValueError):
+        return None
+
+
+def _tokenizer(path: str, transport: Transport) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{transport}: its tokenizer {path!r} cannot be loaded here ({str(error).splitlines()[0]}); "
+            "name a folder or hub model that this machine can read with tokenizer="
+        ) from error
+
+
+def _vocabulary(model: str) -> int | None:
+    """Rows of the model's embedding, from its configuration where this machine can read it."""
+    from transformers import AutoConfig
+
+    try:
+        return int(AutoConfig.from_pretrained(model).get_text_config().vocab_size)
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _parameters(model: str) -> int | None:
+    """How many parameters a model has, from the headers of its files; None where they are not on this machine."""
+    from huggingface_hub import snapshot_download
+    from safetensors import safe_open
+
+    folder = Path(model)
+    if not folder.is_dir():
+        try:
+            folder = Path(snapshot_download(model, allow_patterns=["*.safetensors"], local_files_only=True))
+        except (OSError, ValueError):
+            return None
+    total = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "numpy") as file:
+            total += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    return total or None
+
+
+def _model_hash(model: str) -> str:
+    """Hash of a local model's files: configuration in full, weights in full up to 64 MB, else by name and size."""
+    folder, digest = Path(model), hashlib.sha256()
+    if not folder.is_dir():
+        return hashlib.sha256(model.encode()).hexdigest()[:16]
+    for file in sorted([*folder.glob("config.json"), *folder.glob("*.safetensors")]):
+        size = file.stat().st_size
+        digest.update(f"{file.name}/{size}".encode())
+        if size <= 64 << 20:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]

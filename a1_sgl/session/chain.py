@@ -1,0 +1,437 @@
+"""A chain: one branch of a question, as programs see it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from a1_sgl.answers import boxes, final_answer, stated_answer
+from a1_sgl.conformal import SCORES, Decider, Decision, Score
+from a1_sgl.engine import Generation, Scope, stack, wait
+from a1_sgl.errors import ChainAborted, ConfigError
+from a1_sgl.session import judge, scoring
+from a1_sgl.session.account import Account, call
+from a1_sgl.session.branch import Branch
+from a1_sgl.session.context import Context
+from a1_sgl.session.roles import Role, Roles
+from a1_sgl.session.scoring import Scored
+from a1_sgl.types import (
+    PROGRAM,
+    CalibrationEvent,
+    Call,
+    CallKind,
+    ChainEvent,
+    Chunk,
+    ChunkEvent,
+    DropReason,
+    Ending,
+    Question,
+    RatingEvent,
+    VerdictEvent,
+)
+
+MEAN_LOSS = SCORES["mean_loss"]
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A generation under way: whose, what the chain was like before it, and the task, if there was room for one."""
+
+    author: Role
+    start: int
+    room: int
+    scope: Scope
+    task: asyncio.Task[Generation] | None
+
+
+class Chain:
+    """One branch: chunks of text after a prompt, written by whoever plays the roles of its backend.
+
+    A program calls its steps in whatever order its method asks, and `end_turn` after each turn. Every step is reported
+    to the account. A chain runs on one stack of the event loop; its branch is made when it takes its first step.
+
+    Attributes:
+        question, sample: whose chain it is, and its number.
+        roles: who writes, verifies and takes over.
+        turn: turns that are over.
+        attempt: how often this turn's chunk was drawn again.
+        take_overs: how often the successor wrote.
+        ending: why it is complete; None while it goes on.
+        chunks: what it consists of.
+        scores: of those chunks that were scored, by `Chunk.start`.
+        rating: what its program ranks it by, higher better.
+        asked: pieces of its transcript that are the prompt.
+    """
+
+    def __init__(
+        self, question: Question, sample: int, roles: Roles, context: Context, account: Account,
+        branch: Callable[[], Branch], asked: int, seeds: Iterator[int | None], forks: set[Chain],
+    ) -> None:  # fmt: skip
+        """
+        Args:
+            branch: makes its branch.
+            seeds: of its generations, shared with its forks, so that no two draw with one seed.
+            forks: where forks are noted until they are given up or taken over; the group's.
+        """
+        self.question, self.sample, self.roles, self.context, self.account = question, sample, roles, context, account
+        self.turn = self.attempt = self.take_overs = 0
+        self.ending: Ending | None = None
+        self.chunks: list[Chunk] = []
+        self.scores: dict[int, float] = {}
+        self.rating: float | None = None
+        self.asked = asked
+        self.started = time.time()
+        self._make: Callable[[], Branch] | None = branch
+        self._branch: Branch | None = None
+        self._seeds, self._forks = seeds, forks
+        self._answers = 0
+        self._pending: _Begun | None = None
+        self._gate: Decider | None = None
+
+    @property
+    def branch(self) -> Branch:
+        """Its text.
+
+        Raises:
+            RuntimeError: the chain was given up, or is over.
+        """
+        if self._branch is None:
+            if self._make is None:
+                raise RuntimeError(f"chain {self.sample} was given up or is over; it has no text any more")
+            self._branch, self._make = self._make(), None
+            self.started = time.time()
+        return self._branch
+
+    # --- writing ----------------------------------------------------------------------------------------------
+
+    def draft(self, max_tokens: int, **sampling: Any) -> Chunk:
+        """The writer continues the chain by at most `max_tokens` tokens."""
+        return self.write(self.roles.writer, max_tokens, **sampling)
+
+    def target(self, max_tokens: int, **sampling: Any) -> Chunk:
+        """The successor takes over for at most `max_tokens` tokens.
+
+        Raises:
+            ConfigError: nobody takes over.
+        """
+        if self.roles.successor is None:
+            raise ConfigError("this program needs a draft and a target; run it with Backend.connect(draft=, target=)")
+        self.take_overs += 1
+        return self.write(self.roles.successor, max_tokens, **sampling)
+
+    def write(self, author: Role, max_tokens: int, **sampling: Any) -> Chunk:
+        """`author` continues the chain until a stop string, its end token or `max_tokens` tokens.
+
+        Sampling parameters and stop strings are those the program was run with, but for what `sampling` names. A chunk
+        of white space alone is continued: a stop string met at once says nothing. What `begin` began for this author is
+        taken up, and what it began for another one is rolled back.
+        """
+        self.ending = None
+        if self._pending is not None and self._pending.author is not author:
+            self._roll_back("rolled back")
+        if self._pending is None:
+            self.begin(author, max_tokens, **sampling)
+        assert self._pending is not None
+        begun = self._pending
+        task, left = begun.task, min(max_tokens, begun.room)
+        text, ended = "", False
+        ids: tuple[int, ...] = ()
+        calls: list[Call] = []
+        try:
+            while left > 0 and not ended and not text.strip():
+                said = wait(_result(task)) if task is not None else self._generate(author, left, sampling, self.context)
+                task = None
+                text, ids, ended = text + said.text, ids + said.ids, said.ended
+                calls.append(call(said.spent, author.name, "decode"))
+                if not said.spent.completion_tokens:
+                    break
+                left -= said.spent.completion_tokens
+        except Exception as error:
+            self._pending = None
+            for made in calls:
+                self.account.waste(made, "stopped", self.sample, self.turn)
+            if isinstance(error, ChainAborted):
+                self.broken_off(error, author, "decode")
+            raise
+        self._pending = None
+        tokens = sum([made.completion_tokens for made in calls])
+        chunk = self._add(Chunk(author.name, text, ids, ended, begun.start), tokens, tuple(calls))
+        # Not what is left: a character torn at the end was taken back, which leaves room for a piece of it.
+        if self.ending is None and tokens >= begun.room:
+            self.ending = "context"
+        return chunk
+
+    def begin(self, author: Role, max_tokens: int, **sampling: Any) -> None:
+        """`author` begins what the next `write` will return; this returns at once."""
+        assert self._pending is None
+        start, room = len(self.branch.transcript.pieces), self.room()
+        left, task, scope = min(max_tokens, room), None, Scope(self.context.scope)
+        if left > 0:
+            running = stack(self._generate, author, left, sampling, self.context.within(scope))
+            task = wait(_begun(running))
+        self._pending = _Begun(author, start, room, scope, task)
+
+    def append(self, text: str) -> Chunk:
+        """The program itself puts `text` into the chain, which thereby goes on."""
+        start = len(self.branch.transcript.pieces)
+        self.branch.append(text)
+        self.ending = None
+        return self._add(Chunk(PROGRAM, text, (), False, start), 0, ())
+
+    def drop(self, chunk: Chunk, reason: DropReason = "replaced") -> None:
+        """Takes `chunk`, the last of the chain, back out of it; the chain goes on."""
+        self.branch.keep(chunk.start)
+        self.chunks.remove(chunk)
+        self.scores.pop(chunk.start, None)
+        self._answers, self.ending = len(boxes(self.text)), None
+        self.account.let_go(chunk, reason, self.sample, self.turn)
+
+    def trim(self, chunk: Chunk, suffix: str) -> None:
+        """Takes `suffix` off `chunk`, the last of the chain, if it ends with it."""
+        if not suffix or not chunk.text.endswith(suffix):
+            return
+        codec = self.roles.named(chunk.author).engine.codec
+        text, ids = chunk.text.removesuffix(suffix), chunk.ids
+        while ids and len(codec.decode(ids)) > len(text):
+            ids = ids[:-1]
+        if codec.decode(ids) != text:  # one token for text and suffix
+            ids = codec.encode(text)
+        self.branch.keep(chunk.start)
+        self.branch.append(text, {codec.tokenizer_key: ids})
+        kept = replace(chunk, text=text, ids=ids)
+        self.account.swap(chunk, kept)
+        self.chunks[-1] = kept
+
+    def end_turn(self) -> bool:
+        """Counts the turn; True if the chain is complete."""
+        self.turn, self.attempt = self.turn + 1, 0
+        return self.ending is not None
+
+    # --- judging ----------------------------------------------------------------------------------------------
+
+    def score(self, chunk: Chunk, score: Score = MEAN_LOSS) -> Scored:
+        """Scores `chunk`, the last of the chain. Errors as in `scoring.loss`."""
+        scored = scoring.score(self, chunk, score)
+        self.scores[chunk.start] = scored.value
+        return scored
+
+    def rate(self, ask: str = judge.STEP, *, cue: str = "") -> judge.Rating:
+        """The verifier's rating of the text so far, as `scoring.rate` has it."""
+        return scoring.rate(self, ask, cue)
+
+    def judge(self, chunk: Chunk, gate: Decider, *, score: Score = MEAN_LOSS, replace: bool = False) -> bool:
+        """Scores `chunk` and asks the gate; True if it is to be handed over."""
+        return self.ask(chunk, self.score(chunk, score), gate, replace=replace).take_over
+
+    def ask(self, chunk: Chunk, scored: Scored, gate: Decider, *, replace: bool = False) -> Decision:
+        """Asks the gate about `chunk`, the last of the chain. With `replace` a rejected chunk is dropped."""
+        self._gate = gate
+        decision = gate(
+            scored.value, question=self.question.id, sample=self.sample, turn=self.turn, task=self.question.task,
+            attempt=self.attempt,
+        )  # fmt: skip
+        self._verdict(chunk, scored, decision.take_over, replace, decision)
+        return decision
+
+    def verdict(self, chunk: Chunk, scored: Scored, take_over: bool, *, replace: bool = False) -> bool:
+        """Like `ask`, of a rule that is no gate: reports what it decided."""
+        self._verdict(chunk, scored, take_over, replace, None)
+        return take_over
+
+    def calibrate(self, chunk: Chunk, gate: Decider, *, score: Score = MEAN_LOSS) -> None:
+        """Scores `chunk` and puts the score into the gate's bank; nothing is decided."""
+        scored = self.score(chunk, score)
+        gate.calibrate(
+            scored.value, question=self.question.id, sample=self.sample, turn=self.turn, task=self.question.task
+        )  # fmt: skip
+        self.account.tell(
+            CalibrationEvent(
+                question=self.question.id, task=self.question.task, score=scored.value, tokens=scored.tokens,
+                calls=scored.calls,
+            )
+        )  # fmt: skip
+
+    def rated(self, by: str, rating: float, call: Call) -> None:
+        """Takes note of a rating, and what it cost."""
+        self.rating = rating
+        self.account.tell(RatingEvent(question=self.question.id, sample=self.sample, by=by, rating=rating, call=call))
+
+    # --- branches ---------------------------------------------------------------------------------------------
+
+    def fork(self) -> Chain:
+        """A branch that begins with this chain's text; what they share is computed once."""
+        branch = self.branch.fork()
+        fork = Chain(
+            self.question, self.sample, self.roles, self.context.within(Scope(self.context.scope)), self.account,
+            lambda: branch, self.asked, self._seeds, self._forks,
+        )  # fmt: skip
+        fork.turn, fork.attempt = self.turn, self.attempt
+        fork._copy(self)
+        self._forks.add(fork)
+        for chunk in fork.chunks:
+            self.account.hold(chunk)
+        return fork
+
+    def become(self, branch: Chain, reason: DropReason = "pruned") -> None:
+        """Goes on as `branch`, a fork that nobody else uses; what it does not share with it is given up."""
+        self._roll_back(reason)
+        for chunk in self.chunks:
+            self.account.let_go(chunk, reason, self.sample, self.turn)
+        self._branch, self._pending = branch.branch, branch._pending
+        self._copy(branch)
+        branch._pending = None
+        branch._over()
+
+    def discard(self, reason: DropReason = "rolled back") -> None:
+        """Gives a fork up: what it has begun is aborted and accounted for, and what it wrote is let go."""
+        self._roll_back(reason)
+        for chunk in self.chunks:
+            self.account.let_go(chunk, reason, self.sample, self.turn)
+        self._over()
+
+    def stop(self) -> None:
+        """Aborts what the chain has under way, from any thread; its next step raises `ChainAborted`."""
+        self.context.scope.stop()
+
+    # --- what it holds ----------------------------------------------------------------------------------------
+
+    @property
+    def text(self) -> str:
+        """Everything after the prompt."""
+        pieces = self.branch.transcript.pieces[self.asked :]
+        return "".join([piece.text for piece in pieces])
+
+    @property
+    def answer(self) -> str | None:
+        """The last answer in its text, if there is one; a chain that came to its own end may have stated it unboxed."""
+        return stated_answer(self.text) if self.ending == "ended" else final_answer(self.text)
+
+    def room(self) -> int:
+        """Tokens after which the chain can still be sent to every runtime, one kept for an end token."""
+        transcript = self.branch.transcript
+        return min(
+            role.engine.limits.longest_prompt - 1 - transcript.tokens(role.engine.codec)
+            - self.context.extra(role.engine)
+            for role in self.roles.all
+        )  # fmt: skip
+
+    def finish(self) -> ChainEvent:
+        """Closes the chain. One that was stopped has no answer."""
+        ending: Ending = "stopped" if self.context.scope.stopped else self.ending or "turns"
+        event = ChainEvent(
+            question=self.question.id, sample=self.sample, text=self.text,
+            answer=None if ending == "stopped" else self.answer, ending=ending, turns=self.turn,
+            take_overs=self.take_overs, rating=self.rating, started=self.started, ended=time.time(),
+        )  # fmt: skip
+        self.account.tell(event)
+        return event
+
+    def leave(self) -> None:
+        """The chain is over, finished or broken off: its gate need not wait for it, its branch is given back."""
+        self._roll_back("stopped")
+        gate, self._gate = self._gate, None
+        if gate is not None:
+            gate.finish(self.question.id, self.sample)
+        self._over()
+
+    def broken_off(self, error: ChainAborted, role: Role, kind: CallKind) -> None:
+        """Accounts for a request that was stopped, once."""
+        spent, error.spent = error.spent, None
+        if spent is not None:
+            self.account.waste(call(spent, role.name, kind), "stopped", self.sample, self.turn)
+
+    # --- inside -----------------------------------------------------------------------------------------------
+
+    def _generate(self, author: Role, max_tokens: int, sampling: dict[str, Any], context: Context) -> Generation:
+        params = {"max_tokens": max_tokens, **sampling}
+        generation = self.branch.generate(author.engine, context, params, next(self._seeds))
+        if generation.aborted:
+            raise ChainAborted(f"chain {self.sample}: stopped", generation.spent)
+        return generation
+
+    def _roll_back(self, reason: DropReason) -> None:
+        """Aborts what `begin` began, and accounts for it."""
+        begun, self._pending = self._pending, None
+        if begun is None or begun.task is None:
+            return
+        begun.scope.stop()
+        spent = None
+        try:
+            spent = wait(_result(begun.task)).spent
+            self.branch.keep(begun.start)
+        except ChainAborted as error:
+            spent = error.spent
+        except Exception:  # whatever it failed at is of no consequence any more
+            pass
+        if spent is not None:
+            self.account.waste(call(spent, begun.author.name, "decode"), reason, self.sample, self.turn)
+
+    def _over(self) -> None:
+        """Gives its text back."""
+        self.chunks, self._branch, self._make = [], None, None
+        self._forks.discard(self)
+
+    def _copy(self, other: Chain) -> None:
+        self.ending, self.rating = other.ending, other.rating
+        self._gate = other._gate or self._gate
+        self.chunks, self.scores = list(other.chunks), dict(other.scores)
+        self._answers = other._answers
+
+    def _add(self, chunk: Chunk, tokens: int, calls: tuple[Call, ...]) -> Chunk:
+        self.chunks.append(chunk)
+        self.account.hold(chunk)
+        self.account.tell(
+            ChunkEvent(
+                question=self.question.id, sample=self.sample, turn=self.turn, author=chunk.author, text=chunk.text,
+                tokens=tokens, ended=chunk.ended, calls=calls,
+            )
+        )  # fmt: skip
+        # A box is complete only with its brace.
+        answers = len(boxes(self.text)) if "}" in chunk.text else self._answers
+        if chunk.ended:
+            self.ending = "answered" if answers else "ended"
+        elif answers > self._answers:
+            self.ending = "answered"
+        elif self.room() <= 0:
+            self.ending = "context"
+        self._answers = answers
+        return chunk
+
+    def _verdict(
+        self, chunk: Chunk, scored: Scored, take_over: bool, replaced: bool, decision: Decision | None
+    ) -> None:  # fmt: skip
+        verify, own = (*scored.calls, None, None)[:2]
+        self.account.tell(
+            VerdictEvent(
+                question=self.question.id, sample=self.sample, turn=self.turn, attempt=self.attempt,
+                score=scored.value, tokens=scored.tokens,
+                p_value=decision.p_value if decision else None, alpha=decision.alpha if decision else None,
+                n=decision.n if decision else 0, take_over=take_over, replaced=replaced and take_over, call=verify,
+                draft_call=own, task=self.question.task,
+            )
+        )  # fmt: skip
+        if take_over and replaced:
+            self.drop(chunk)
+
+
+def seeds(seed: int | None, *names: object) -> Iterator[int | None]:
+    """A seed for each generation of a chain, branches included; None for ever where there is none."""
+    for number in itertools.count():
+        if seed is None:
+            yield None
+            continue
+        name = "\0".join(map(str, (seed, *names, number))).encode()
+        yield int.from_bytes(hashlib.blake2b(name, digest_size=4).digest()) >> 1
+
+
+async def _begun(running: Coroutine[Any, Any, Generation]) -> asyncio.Task[Generation]:
+    return asyncio.create_task(running)
+
+
+async def _result(task: asyncio.Task[Generation]) -> Generation:
+    return await task

@@ -1,0 +1,62 @@
+"""What every program is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from a1_sgl.errors import ConfigError
+from a1_sgl.types import Listener, Question
+from a1_sgl.voting import find_vote
+
+
+@dataclass(frozen=True)
+class Query:
+    """A question, and what all programs have in common.
+
+    Attributes:
+        question: the question.
+        samples: the numbers of its chains; where they do not depend on each other, a resumed run asks for those that
+            are missing.
+        listener: told of every event, on the event loop, so that it must not block.
+        vote: how the answer is made of the chains' answers, a name in `a1_sgl.voting.VOTES`.
+        rate: how finished chains are rated for that, a name in `a1_sgl.session.RATES`; None rates them by the target
+            where the vote needs it and the program has no rating of its own.
+        seed: of the sampling. Only runtimes with ``--enable-deterministic-inference`` honour it.
+    """
+
+    question: Question
+    samples: tuple[int, ...]
+    listener: Listener | None = field(default=None, repr=False)
+    vote: str = "majority"
+    rate: str | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.samples:
+            raise ConfigError("a question needs at least one chain")
+        if len(set(self.samples)) < len(self.samples) or min(self.samples) < 0:
+            raise ConfigError(f"chains are numbered from 0, each once, not {self.samples}")
+        find_vote(self.vote)
+        if self.rate is not None:
+            from a1_sgl.session.rating import find_rate
+
+            find_rate(self.rate)
+
+    @property
+    def chains(self) -> int:
+        """How many chains there are."""
+        return len(self.samples)
+
+    @classmethod
+    def of(cls, question: str | Question, samples: int | Sequence[int], **rest: object) -> Query:
+        """From a text or a `Question`, and how many chains or which.
+
+        Raises:
+            ConfigError: no chain at all.
+            ValueError: an unknown vote or rate.
+        """
+        if isinstance(samples, int) and samples < 1:
+            raise ConfigError(f"a question needs at least one chain, not {samples}")
+        numbers = tuple(range(samples)) if isinstance(samples, int) else tuple(samples)
+        return cls(Question.of(question), numbers, **rest)  # type: ignore[arg-type]

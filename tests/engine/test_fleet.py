@@ -1,0 +1,136 @@
+"""Each chain stays on the runtime that holds its prefix, and moves where that is down."""
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from a1_sgl.engine import Fleet, Request, Route, Scope, submit, wait
+from a1_sgl.errors import ChainAborted, ConfigError, RuntimeFault
+from a1_sgl.programs import self_consistency
+from a1_sgl.session import Backend, Roles
+from a1_sgl.testing import FakeEngine
+
+
+def ask(question, chain="", scope=None):
+    ids = np.asarray(list(f"{question} {chain}".encode()), dtype=np.int32)
+    return Request(ids, scope or Scope(), Route(question, chain))
+
+
+def routes(engine):
+    return [call.request.route for call in engine.calls]
+
+
+def make(n=2, **rest):
+    members = [FakeEngine("x", name=f"m{i}", **rest) for i in range(n)]
+    return Fleet(members, "draft"), members
+
+
+def test_a_fleet_serves_one_model():
+    with pytest.raises(ConfigError, match="a on one and b on two"):
+        Fleet([FakeEngine(name="one", model="a"), FakeEngine(name="two", model="b")], "draft")
+    with pytest.raises(ConfigError, match="no runtime"):
+        Fleet([], "draft")
+
+
+def test_its_limits_are_the_tightest():
+    fleet = Fleet([FakeEngine(context=100), FakeEngine(context=80)], "draft")
+    assert (fleet.limits.context, fleet.limits.longest_prompt) == (80, 73)
+    assert fleet.capabilities.seeds is True
+    assert fleet.capabilities.images is False
+
+
+def test_chains_stay_with_their_question():
+    fleet, members = make(delay=0.001)
+
+    async def all_():
+        await asyncio.gather(*(fleet.prefill(ask(f"q{i}")) for i in range(4)))
+        await asyncio.gather(*(fleet.generate(ask(f"q{i}", str(j)), {}) for i in range(4) for j in range(3)))
+
+    submit(all_()).result(60)
+    homes = [{route.question for route in routes(member)} for member in members]
+    assert not homes[0] & homes[1]
+    assert [len(home) for home in homes] == [2, 2]
+
+
+def test_a_chain_leaves_a_crowded_question_at_its_beginning_and_stays_where_it_went():
+    fleet, members = make(delay=0.05)
+
+    async def all_():
+        await fleet.prefill(ask("q"))
+        await asyncio.gather(*(fleet.generate(ask("q", str(j)), {}) for j in range(40)))
+        first = [{route.chain for route in routes(member)} for member in members]
+        await asyncio.gather(*(fleet.generate(ask("q", str(j)), {}) for j in range(40)))
+        return first, [{route.chain for route in routes(member)} for member in members]
+
+    before, after = submit(all_()).result(60)
+    assert before == after
+    assert all(len(one - {""}) > 10 for one in after)
+
+
+def test_what_is_on_a_runtime_that_goes_down_moves_and_is_answered():
+    fleet, members = make(delay=600)
+    members[1]._delay = 0.0
+
+    async def all_():
+        fleet._homes[Route("q")] = 0
+        going = asyncio.ensure_future(fleet.generate(ask("q", "0"), {}))
+        while not members[0].running:
+            await asyncio.sleep(0)
+        members[0].available = False
+        found = await going
+        members[0].available = True
+        members[0]._delay = 0.0
+        return found, await fleet.generate(ask("q", "0"), {})
+
+    found, again = submit(all_()).result(60)
+    assert (found.text, found.aborted, found.spent.runtime) == ("x", False, "m1")
+    assert again.spent.runtime == "m1"
+
+
+def test_a_fault_that_is_no_outage_does_not_move():
+    fleet, members = make(faults=lambda call: RuntimeFault("refused"))
+    with pytest.raises(RuntimeFault, match="refused"):
+        wait(fleet.prefill(ask("q")))
+    assert sum(len(member.calls) for member in members) == 1
+
+
+def test_what_is_stopped_does_not_move():
+    fleet, members = make(delay=600)
+    scope = Scope()
+
+    async def all_():
+        going = asyncio.ensure_future(fleet.prefill(ask("q", scope=scope)))
+        while not any(member.running for member in members):
+            await asyncio.sleep(0)
+        scope.stop()
+        await going
+
+    with pytest.raises(ChainAborted):
+        submit(all_()).result(60)
+    assert sum(len(member.calls) for member in members) == 1
+
+
+def test_every_member_is_closed_though_one_fails():
+    fleet, members = make()
+    closed = []
+
+    async def fails():
+        raise RuntimeFault("no")
+
+    async def closes():
+        closed.append(1)
+
+    members[0].close, members[1].close = fails, closes
+    with pytest.raises(RuntimeFault, match="no"):
+        wait(fleet.close())
+    assert closed == [1]
+
+
+def test_a_program_runs_on_it():
+    fleet, members = make(3, delay=0.001)
+    with Backend(Roles.alone(fleet, "target")) as backend:
+        for i in range(6):
+            result = self_consistency.run(question=f"q{i}", samples=4, backend=backend, max_tokens=8).ret_value
+            assert len(result.chains) == 4
+    assert sum(len(member.calls) for member in members) == 6 * 5
