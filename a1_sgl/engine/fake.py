@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -15,8 +17,10 @@ from a1_sgl.engine.codec import Codec
 from a1_sgl.engine.protocol import Capabilities, Generation, Identity, Ids, Limits, Request, Scores, Spent
 from a1_sgl.errors import ChainAborted, RuntimeFault
 
+T = TypeVar("T")
 _RESERVE = 7
 _BLOCK = 16
+_BYTES = 4 * _BLOCK
 _END = 256
 
 
@@ -80,8 +84,8 @@ class FakeEngine:
     """An `Engine` in this process. Its tokens are the bytes of a text, its prefix cache is as a radix cache would be.
 
     It writes scripted texts, a stop string and then an end token as a model would: cut at ``max_new_tokens``, after the
-    first stop string, else ended. What a real runtime refuses it refuses: an empty prompt, one that is too long, an id
-    outside the vocabulary.
+    first stop string, where the context is full, else ended. What a real runtime refuses it refuses: an empty prompt,
+    one that is too long, an id outside the vocabulary.
 
     Attributes:
         calls: the requests so far, in the order they came.
@@ -89,21 +93,24 @@ class FakeEngine:
 
     def __init__(
         self, texts: str | Sequence[str] | Callable[[FakeCall], str] = "The answer is \\boxed{42}.", *,
-        scores: float | Callable[[str, str], float | Sequence[float]] = -0.5,
+        scores: float | Sequence[float] | Callable[[str, str], float | Sequence[float]] = -0.5,
         choices: float | Callable[[str, str], float] = -2.3,
-        delay: float | Callable[[FakeCall], float] = 0.0,
-        faults: Callable[[FakeCall], Exception | None] | None = None,
+        delay: float | Callable[[FakeCall], float] = 0.0, token_delay: float = 0.0,
+        faults: Exception | Sequence[Exception | None] | Callable[[FakeCall], Exception | None] | None = None,
         name: str = "fake", model: str = "fake", context: int = 65_536, cache: bool = True, remember: bool = True,
     ) -> None:  # fmt: skip
         """
         Args:
             texts: what generations write: one text, texts in the order they are asked for (then the last one for ever),
                 or a function of the call.
-            scores: log-probability of every token that is scored, or a function of the text before and the text scored
-                to one value or one for each of its bytes.
+            scores: log-probability of every token that is scored; one for each request, in the order they come (then
+                the last one for ever); or a function of the text before and the text scored to one value or one for
+                each of its bytes.
             choices: log-probability of every next token, or a function of the prompt and the token's text.
             delay: seconds that a call takes, or a function of the call.
-            faults: called before a call is answered; what it returns is raised.
+            token_delay: seconds more for each token that is written.
+            faults: what is raised by every call; by each of the first ones, where it is not None; or a function of the
+                call, which is asked before it is answered.
             name, model: what it is called and what it seems to serve.
             context: longest sequence, in tokens.
             cache: whether it has a prefix cache; keeping account of one takes time that grows with the prompt.
@@ -123,8 +130,15 @@ class FakeEngine:
         else:
             script = _script([texts] if isinstance(texts, str) else texts)
             self._texts = lambda call: next(script)
-        self._scores, self._choices, self._delay, self._faults = scores, choices, delay, faults
+        self._scores: Callable[[str, str], float | Sequence[float]] | float
+        if isinstance(scores, Sequence):
+            values = _script(scores)
+            self._scores = lambda before, chunk: next(values)
+        else:
+            self._scores = scores
+        self._choices, self._delay, self._token_delay, self._faults = choices, delay, token_delay, faults
         self._number = 0
+        self._under_way: set[Callable[[], None]] = set()
         self._remember, self._caches = remember, cache
         self._cache: set[int] = set()
 
@@ -133,16 +147,18 @@ class FakeEngine:
     async def generate(self, request: Request, sampling: Mapping[str, Any]) -> Generation:
         """As in `Engine`."""
         call, started = self._begin("generate", request, sampling=sampling), time.time()
-        text, ended = _cut(self._texts(call), sampling)
-        share = await self._pass(call)
+        text, ended = _cut(self._texts(call), sampling, self.limits.context - len(request.ids) - 2)
+        blocks, cached = self._find(request.ids, len(request.ids) - 1)
         ids = _ids(text)
+        share = await self._pass(call, len(ids) + ended)
         aborted = share < 1.0
         if aborted:
             ids = ids[: int(share * len(ids))]
             text, ended = self.codec.decode(ids), False
-        spent = self._spend(request, started, len(ids) + ended, len(request.ids) - 1)
-        self._keep([*request.ids, *ids] if self._caches else ())
-        return Generation(text, tuple(ids), ended, aborted, spent)
+        if self._caches:
+            rest = np.concatenate([request.ids[_BLOCK * len(blocks) :], ids]).astype(np.int32)
+            self._cache.update(blocks, _blocks(rest, blocks[-1] if blocks else 0))
+        return Generation(text, tuple(ids), ended, aborted, self._spend(request, started, cached, len(ids) + ended))
 
     async def stream(self, request: Request, sampling: Mapping[str, Any]) -> AsyncIterator[str | Generation]:
         """As in `Engine`, in two pieces."""
@@ -165,12 +181,15 @@ class FakeEngine:
         values = [float(found)] * count if isinstance(found, int | float) else [float(one) for one in found]
         if len(values) == count - 1 and int(request.ids[-1]) == _END:  # of the text; the end token is as likely
             values.append(values[-1])
-        if len(values) != count:
-            raise RuntimeFault(f"{self}: {len(values)} scripted scores for {count} tokens")
+        if len(values) != count or not all(map(math.isfinite, values)):
+            raise RuntimeFault(f"{self}: asked for {count} scores, the script has {values}")
         return Scores(tuple(values), await self._prefilled(call, started, start - 1))
 
     async def next_token(self, request: Request, choices: Sequence[int]) -> Scores:
         """As in `Engine`."""
+        for one in choices:
+            if not 0 <= one < self.limits.vocabulary:
+                raise RuntimeFault(f"{self}: token id {one} is outside its vocabulary of {self.limits.vocabulary}")
         call, started, found = self._begin("next_token", request), time.time(), self._choices
         if callable(found):
             values = [float(found(call.prompt, self.codec.decode([one]))) for one in choices]
@@ -190,7 +209,11 @@ class FakeEngine:
         self._cache.clear()
 
     async def close(self) -> None:
-        """There is nothing to give back."""
+        """Aborts requests under way; there is nothing to give back, and it can be used again."""
+        for end in list(self._under_way):
+            end()
+        while self._under_way:
+            await asyncio.sleep(0)
 
     def __str__(self) -> str:
         return f"{self.name} fake"
@@ -212,77 +235,89 @@ class FakeEngine:
         self._number += 1
         if self._remember:
             self.calls.append(call)
-        if self._faults is not None and (fault := self._faults(call)) is not None:
+        if (fault := self._fault(call)) is not None:
             raise fault
+        if (most := call.sampling.get("max_new_tokens")) is not None and most < 0:
+            raise RuntimeFault(f"{self}: max_new_tokens must be at least 0, not {most}")
         return call
 
-    async def _pass(self, call: FakeCall) -> float:
+    def _fault(self, call: FakeCall) -> Exception | None:
+        if self._faults is None or isinstance(self._faults, Exception):
+            return self._faults
+        if isinstance(self._faults, Sequence):
+            return self._faults[call.number] if call.number < len(self._faults) else None
+        return self._faults(call)
+
+    async def _pass(self, call: FakeCall, written: int = 0) -> float:
         """Lets the call's time pass; the share of it that passed before it was stopped, 1 if it was not."""
         seconds = self._delay(call) if callable(self._delay) else self._delay
-        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        seconds += self._token_delay * written
+        over: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
-        def end() -> None:
+        def end(stopped: bool = True) -> None:
             if not over.done():
-                over.set_result(None)
+                over.set_result(stopped)
 
-        handle, began, stopped = call.request.scope.enter(end), time.monotonic(), False
-        timer = asyncio.get_running_loop().call_later(seconds, end)
+        handle, began = call.request.scope.enter(end), time.monotonic()
+        timer = asyncio.get_running_loop().call_later(seconds, end, False)
         self.running += 1
+        self._under_way.add(end)
         try:
-            await over
-            stopped = call.request.scope.stopped
+            stopped = await over
         finally:
             self.running -= 1
+            self._under_way.discard(end)
             timer.cancel()
             call.request.scope.leave(handle)
         return min(0.99, (time.monotonic() - began) / seconds if seconds else 0.0) if stopped else 1.0
 
     async def _prefilled(self, call: FakeCall, started: float, most: int) -> Spent:
+        blocks, cached = self._find(call.request.ids, most)
         stopped = await self._pass(call) < 1.0
-        spent = self._spend(call.request, started, 0, most)
+        spent = self._spend(call.request, started, cached, 0)
         if stopped:
             raise ChainAborted(f"{self}: stopped", spent)
-        self._keep(call.request.ids if self._caches else ())
+        self._cache.update(blocks)
         return spent
 
-    def _spend(self, request: Request, started: float, written: int, most: int) -> Spent:
-        cached = 0
-        if self._caches:
-            for block in _blocks(request.ids):
-                if block not in self._cache:
-                    break
-                cached += _BLOCK
-        return Spent(self.name, len(request.ids), min(cached, most), written, started, time.time())
+    def _find(self, ids: Ids, most: int) -> tuple[list[int], int]:
+        """The prompt's blocks, and how many of its tokens are cached, `most` of which are of use."""
+        if not self._caches:
+            return [], 0
+        blocks = _blocks(ids)
+        known = next((i for i, block in enumerate(blocks) if block not in self._cache), len(blocks))
+        return blocks, min(_BLOCK * known, most)
 
-    def _keep(self, ids: Sequence[int] | Ids) -> None:
-        self._cache.update(_blocks(np.asarray(ids, dtype=np.int32)))
-
-
-def _script(texts: Sequence[str]) -> Iterator[str]:
-    if not texts:
-        raise ValueError("a fake engine needs at least one text")
-    yield from texts
-    while True:
-        yield texts[-1]
+    def _spend(self, request: Request, started: float, cached: int, written: int) -> Spent:
+        return Spent(self.name, len(request.ids), cached, written, started, time.time())
 
 
-def _blocks(ids: Ids) -> Iterator[int]:
-    """A hash for each whole block of `ids` and all before it."""
-    known = 0
-    for i in range(0, len(ids) - _BLOCK + 1, _BLOCK):
-        known = hash((known, ids[i : i + _BLOCK].tobytes()))
-        yield known
+def _script(entries: Sequence[T]) -> Iterator[T]:
+    """The entries in their order, and then the last one for ever."""
+    if not entries:
+        raise ValueError("what a fake engine is scripted with needs at least one entry")
+    return itertools.chain(entries, itertools.repeat(entries[-1]))
 
 
-def _cut(text: str, sampling: Mapping[str, Any]) -> tuple[str, bool]:
-    """What of `text` is written, and whether its end is reached."""
+def _blocks(ids: Ids, known: int = 0) -> list[int]:
+    """A hash for each whole block of `ids` and all before it, which `known` is the hash of."""
+    data, found = ids.astype(np.int32, copy=False).tobytes(), []
+    for i in range(0, len(data) - _BYTES + 1, _BYTES):
+        known = hash((known, data[i : i + _BYTES]))
+        found.append(known)
+    return found
+
+
+def _cut(text: str, sampling: Mapping[str, Any], room: int) -> tuple[str, bool]:
+    """What of `text` is written where there is room for so many tokens, and whether its end is reached."""
     ended = True
     stops = sampling.get("stop") or ()
     ends = [at + len(stop) for stop in ([stops] if isinstance(stops, str) else stops) if (at := text.find(stop)) != -1]
     if ends:
         text, ended = text[: min(ends)], False
-    most = sampling.get("max_new_tokens")
-    if most is not None and len(data := text.encode()) + ended > most:
+    asked = sampling.get("max_new_tokens")
+    most = room if asked is None else min(asked, room)
+    if len(data := text.encode()) + ended > most:
         text, ended = data[:most].decode(errors="ignore"), False  # a character torn at the end is taken back
     return text, ended
 

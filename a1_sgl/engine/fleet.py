@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -99,11 +100,26 @@ class Fleet:
 
     async def stream(self, request: Request, sampling: Mapping[str, Any]) -> AsyncIterator[str | Generation]:
         """As in `Engine`. A stream that has begun does not move."""
-        at = self._place(request.route)
+
+        async def begun(engine: Engine, asked: Request) -> tuple[Engine, Any, Any]:
+            pieces: Any = engine.stream(asked, sampling)
+            try:
+                piece = await anext(pieces)
+                if isinstance(piece, Generation) and piece.aborted and not request.scope.stopped:
+                    asked.scope.check()  # it is to move
+                return engine, piece, pieces
+            except BaseException:
+                await pieces.aclose()
+                raise
+
+        engine, first, pieces = await self._served(request, begun)
+        at = self.members.index(engine)
         self._busy[at] += 1
         try:
-            async for piece in self.members[at].stream(request, sampling):
-                yield piece
+            async with aclosing(pieces):
+                yield first
+                async for piece in pieces:
+                    yield piece
         finally:
             self._busy[at] -= 1
 
@@ -169,7 +185,7 @@ class Fleet:
                     if scope.stopped and not request.scope.stopped:
                         continue
                     raise
-                if isinstance(found, Generation) and found.aborted and not request.scope.stopped:
+                if isinstance(found, Generation) and found.aborted and scope.stopped and not request.scope.stopped:
                     continue
                 return found
             finally:
@@ -177,6 +193,7 @@ class Fleet:
                 if not task.done():  # whoever asked was cancelled
                     task.cancel()
                     await asyncio.wait([task])
+                    task.cancelled() or task.exception()
 
     def _better(self, member: Engine) -> bool:
         """Whether `member` is down and another one is not."""

@@ -39,7 +39,7 @@ def loop() -> asyncio.AbstractEventLoop:
     """The loop, started when it is first asked for."""
     global _loop, _thread
     with _lock:
-        if _loop is None:
+        if _loop is None or _thread is None or not _thread.is_alive():
             try:  # comes with SGLang; half the cost of a call is the loop's
                 import uvloop
 
@@ -54,7 +54,12 @@ def loop() -> asyncio.AbstractEventLoop:
 
 def _run(running: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(running)
-    running.run_forever()
+    while True:
+        try:
+            return running.run_forever()
+        except (SystemExit, KeyboardInterrupt):
+            # Raised by something that runs there, it reaches whoever waits for that; the loop goes on for the others.
+            pass
 
 
 def _forked() -> None:
@@ -86,7 +91,7 @@ def wait(awaitable: Coroutine[Any, Any, T]) -> T:
             as a chain's body that waits for the very thread that calls this.
     """
     current = getcurrent()
-    if isinstance(current, _Stack):
+    if isinstance(current, _Stack) and on_loop():  # not in a process that was forked from within a chain's body
         assert current.parent is not None
         return cast(T, current.parent.switch(awaitable))
     if on_loop():

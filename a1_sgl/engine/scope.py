@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 from a1_sgl.engine.loop import soon
 from a1_sgl.errors import ChainAborted
+
+_handles = itertools.count()
 
 
 class Scope:
@@ -42,7 +45,7 @@ class Scope:
             ChainAborted: the scope was stopped before.
         """
         self.check()
-        handle = id(abort)
+        handle = next(_handles)
         for scope in self._line:
             scope._open[handle] = abort
         return handle

@@ -6,7 +6,8 @@ import asyncio
 import hashlib
 import math
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -118,12 +119,13 @@ class SGLang:
     async def stream(self, request: Request, sampling: Mapping[str, Any]) -> AsyncIterator[str | Generation]:
         """As in `Engine`. A stream that has begun is not repeated."""
         started, told, last = time.time(), "", None
-        async for piece in self._transport.pieces(self._payload(request, sampling), request.scope):
-            last = piece
-            text = self._partial(piece)
-            if not text.endswith("\ufffd") and len(text) > len(told):
-                yield text[len(told) :]
-                told = text
+        async with aclosing(self._transport.pieces(self._payload(request, sampling), request.scope)) as pieces:
+            async for piece in pieces:
+                last = piece
+                text = self._partial(piece)
+                if not text.endswith("\ufffd") and len(text) > len(told):
+                    yield text[len(told) :]
+                    told = text
         if last is None:
             raise RuntimeFault(f"{self}: an empty stream")
         try:
@@ -146,6 +148,7 @@ class SGLang:
 
     async def next_token(self, request: Request, choices: Sequence[int]) -> Scores:
         """As in `Engine`."""
+        self._known(choices)
         extra = {"return_logprob": True, "token_ids_logprob": list(choices)}
         return await self._ask(request, extra, lambda answer: answers.next_token(answer.meta, choices))
 
@@ -176,14 +179,18 @@ class SGLang:
         ids = request.ids
         if not len(ids):
             raise RuntimeFault(f"{self}: nothing to continue, the prompt is empty")
-        # An id outside the vocabulary kills the server, so it is stopped here.
         if int(ids.min()) < 0 or int(ids.max()) >= self.limits.vocabulary:
-            bad = next(int(one) for one in ids if not 0 <= one < self.limits.vocabulary)
-            raise RuntimeFault(f"{self}: token id {bad} is outside its vocabulary of {self.limits.vocabulary}")
+            self._known(ids)
         params = {name: value for name, value in sampling.items() if name not in _OF_REQUEST}
         asked = {name: value for name, value in sampling.items() if name in _OF_REQUEST}
         images = {"image_data": list(request.images)} if request.images else {}
         return {"input_ids": ids, "sampling_params": params, **images, **asked, **extra}
+
+    def _known(self, ids: Iterable[int]) -> None:
+        """An id outside the vocabulary kills the server, so it is stopped here."""
+        for one in ids:
+            if not 0 <= one < self.limits.vocabulary:
+                raise RuntimeFault(f"{self}: token id {one} is outside its vocabulary of {self.limits.vocabulary}")
 
     async def _ask(self, request: Request, extra: dict[str, Any], read: Any) -> Scores:
         """A request that generates nothing."""

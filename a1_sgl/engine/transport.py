@@ -26,7 +26,7 @@ import ssl
 import time
 import weakref
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -34,11 +34,13 @@ from typing import Any, TypeVar
 
 import aiohttp
 import orjson
+from aiohttp.abc import AbstractStreamWriter
 from pydantic import SecretStr
 from yarl import URL
 
 from a1_sgl.engine.answers import Unusable, json, said
 from a1_sgl.engine.loop import loop, submit
+from a1_sgl.engine.protocol import Ids
 from a1_sgl.engine.scope import Scope
 from a1_sgl.errors import ChainAborted, ConfigError, RuntimeFault
 
@@ -304,7 +306,7 @@ class Transport:
         with self._flight(scope) as flight:
             return await self._repeat(flight, {**payload, "stream": True}, _last, read)
 
-    async def pieces(self, payload: Mapping[str, Any], scope: Scope) -> AsyncIterator[bytes]:
+    async def pieces(self, payload: Mapping[str, Any], scope: Scope) -> AsyncGenerator[bytes, None]:
         """The pieces of a streamed answer as they come; errors as in `call`. Once begun, a stream is not repeated."""
         queue: asyncio.Queue[bytes | None] = asyncio.Queue()
         begun = False
@@ -335,7 +337,7 @@ class Transport:
                 if not filling.done():  # nobody listens any more
                     flight.stop()
                     await asyncio.wait([filling])
-                    filling.cancelled() or filling.exception()
+                filling.cancelled() or filling.exception()
 
     async def abort(self, rid: str) -> bool:
         """Tells the runtime to stop a request; False where there is nobody to tell, or nobody who listens.
@@ -379,6 +381,12 @@ class Transport:
         if self._session is not None:
             await self._session.close()
             self._session = None
+
+    def forked(self) -> None:
+        """In a fork: what is under way is the parent's, and so are its connections."""
+        _parents.append((self._session, self._down, self._probing, self._tasks, self._flights, self._workers))
+        self._session = self._down = self._probing = self._workers = None
+        self._tasks, self._flights, self.limit = set(), set(), Limit(self.limit.most)
 
     # --- inside -----------------------------------------------------------------------------------------------
 
@@ -428,7 +436,10 @@ class Transport:
             flight.check()
             if self._down is not None:
                 await self._back(flight, self._down)
+            queued = time.monotonic()
             await self.limit.acquire(flight)
+            if failing is not None:  # others' turns are no waiting for the runtime
+                failing += time.monotonic() - queued
             started = time.time()
             try:
                 flight.check()  # a place that was given and a stop may come together
@@ -457,11 +468,14 @@ class Transport:
     ) -> bytes:
         """One attempt."""
         rid = f"a1-{_process}-{next(_number)}"
-        body = orjson.dumps({**payload, "rid": rid}, option=orjson.OPT_SERIALIZE_NUMPY)
         flight.rid, flight.task = rid, asyncio.current_task()
         answered = False
         try:
-            async with self._client.post(f"{self.url}/generate", data=body, headers=_JSON) as response:
+            async with asyncio.timeout(self.settings.silence):  # of a runtime that does not even take the request, too
+                response = await self._client.post(
+                    f"{self.url}/generate", data=_Body({**payload, "rid": rid}), allow_redirects=False
+                )
+            async with response:
                 if response.status == 200:
                     found: bytes = await body_of(response)
                     answered = True
@@ -512,6 +526,8 @@ class Transport:
             return _Passing(text, bad=False)  # a gateway's word for a cut connection
         if status in _BROKEN:
             return _Passing(text, bad=True)
+        if 300 <= status < 400:
+            return RuntimeFault(f"{self}: /generate is at {headers.get('Location')}; give that address")
         if status in (401, 403):
             return RuntimeFault(f"{text}; it wants another API key")
         return RuntimeFault(text)
@@ -607,7 +623,24 @@ class Transport:
             return response.status
 
 
-_JSON = {"Content-Type": "application/json"}
+class _Body(aiohttp.BytesPayload):
+    """A request in JSON, let go of when it is sent: while a long prompt waits, it would weigh more than the chain."""
+
+    def __init__(self, payload: Mapping[str, Any]) -> None:
+        body = orjson.dumps({**payload, "input_ids": orjson.Fragment(_listed(payload["input_ids"]))})
+        super().__init__(body, content_type="application/json")
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        value, self._value, self._consumed = self._value, b"", True
+        await writer.write(value)
+
+
+def _listed(ids: Ids) -> bytes:
+    """Ids in JSON, in stretches: for an array orjson reserves ten times the memory, which tears holes in the heap."""
+    stretches = [ids[i : i + 1024] for i in range(0, len(ids), 1024)]
+    return b"[%s]" % b",".join([orjson.dumps(one, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1] for one in stretches])
+
+
 _SHORT = aiohttp.ClientTimeout(total=5.0)
 _PLAIN = aiohttp.ClientTimeout(total=30.0, sock_connect=10.0)
 _TRUST = "see the option for certificates, or is it http://?"
@@ -721,4 +754,14 @@ def _at_exit() -> None:
             one.result(6.0)
 
 
-os.register_at_fork(after_in_child=_open.clear)  # a fork's connections are its parent's
+_parents: list[Any] = []
+"""What a fork has of its parent's, kept since it would complain when it is collected."""
+
+
+def _forked() -> None:
+    for transport in list(_open):
+        transport.forked()
+    _open.clear()
+
+
+os.register_at_fork(after_in_child=_forked)

@@ -205,10 +205,10 @@ class Group:
     def _begin(self) -> None:
         """Renders the prompt for every runtime and has it computed there, all at once."""
         roles, messages = self._backend.roles, self.query.question.messages
-        self._state += roles.writer.engine.codec.render(messages)
-        known = {
-            (codec := role.engine.codec).key: codec.encode(codec.render(messages)) for role in roles.all
-        }  # fmt: skip
+        codecs = {role.engine.codec.key: role.engine.codec for role in roles.all}
+        texts = {key: codec.render(messages) for key, codec in codecs.items()}
+        self._state += texts[roles.writer.engine.codec.key]
+        known = {key: codec.encode(texts[key]) for key, codec in codecs.items()}
         self._prompt = Transcript().plus(self._state.text(), known)
 
         async def prefill() -> list[Any]:

@@ -12,7 +12,7 @@ from a1_sgl.errors import ChainAborted, ConfigError
 from a1_sgl.session import judge
 from a1_sgl.session.account import call
 from a1_sgl.session.roles import Role
-from a1_sgl.session.transcript import as_ids
+from a1_sgl.session.transcript import joined
 from a1_sgl.types import Call, Chunk, Loss
 
 if TYPE_CHECKING:
@@ -86,8 +86,8 @@ def rate(chain: Chain, ask: str = judge.STEP, cue: str = "") -> judge.Rating:
     most = engine.limits.longest_prompt - len(lead) - chain.context.extra(engine)
     if (over := len(prefix) - most) > 0:
         asked = chain.branch.transcript.first(chain.asked).tokens(codec)
-        prefix = as_ids([*prefix[:asked], *prefix[asked + over :]])
-    scores, made = _next_token(chain, role, as_ids([*prefix, *lead]), [one[-1] for one in digits])
+        prefix = joined(prefix[:asked], prefix[asked + over :])
+    scores, made = _next_token(chain, role, joined(prefix, lead), [one[-1] for one in digits])
     return judge.Rating.of(scores.logprobs, made)
 
 
@@ -95,7 +95,7 @@ def _loss(chain: Chain, start: int, ended: bool, role: Role) -> tuple[Loss, Call
     engine, transcript = role.engine, chain.branch.transcript
     ids = transcript.ids(engine.codec)
     if ended and engine.codec.eos is not None:
-        ids = as_ids([*ids, engine.codec.eos])
+        ids = joined(ids, [engine.codec.eos])
     before = transcript.first(start).tokens(engine.codec)
     scores, made = _verify(chain, role, lambda: wait(engine.score(chain.context.request(engine, ids), before)))
     return Loss(tuple([-value for value in scores.logprobs])), made

@@ -33,9 +33,14 @@ class Encoder(Protocol):
         ...
 
 
-def as_ids(ids: Sequence[int]) -> Ids:
+def as_ids(ids: Sequence[int] | Ids) -> Ids:
     """Ids as they are kept and sent."""
     return np.asarray(ids, dtype=np.int32)
+
+
+def joined(*parts: Sequence[int] | Ids) -> Ids:
+    """All of them, one after the other."""
+    return np.concatenate([as_ids(part) for part in parts]) if parts else as_ids(())
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +89,7 @@ class Transcript:
 
     def ids(self, encoder: Encoder, start: int = 0) -> Ids:
         """The ids of all pieces from number `start` on."""
-        found = [piece.ids(encoder) for piece in self.pieces[start:]]
-        return np.concatenate(found) if found else as_ids(())
+        return joined(*(piece.ids(encoder) for piece in self.pieces[start:]))
 
     def tokens(self, encoder: Encoder) -> int:
         """How many ids there are."""

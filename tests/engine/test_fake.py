@@ -113,6 +113,93 @@ def test_faults_are_raised_where_they_are_scripted():
         wait(fake.prefill(ask("?")))
 
 
+def test_scores_and_faults_one_for_each_request():
+    fake = FakeEngine(scores=[-1.0, -2.0], faults=[None, RuntimeFault("no")])
+    assert wait(fake.score(ask("abc"), 1)).logprobs == (-1.0, -1.0)
+    with pytest.raises(RuntimeFault, match="no"):
+        wait(fake.score(ask("abc"), 1))
+    assert [wait(fake.score(ask("abc"), 2)).logprobs for _ in range(2)] == [(-2.0,)] * 2
+    with pytest.raises(RuntimeFault, match="never"):
+        wait(FakeEngine(faults=RuntimeFault("never")).prefill(ask("?")))
+    with pytest.raises(ValueError, match="at least one"):
+        FakeEngine([])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("-inf"), lambda before, chunk: [-1.0, float("nan")]])
+def test_scores_are_finite_or_a_fault(bad):
+    with pytest.raises(RuntimeFault, match="asked for 2 scores"):
+        wait(FakeEngine(scores=bad).score(ask("abc"), 1))
+
+
+def test_nothing_is_written_beyond_the_context():
+    found = wait(FakeEngine("x" * 100, context=64).generate(ask("y" * 50), {"max_new_tokens": 90}))
+    assert (len(found.ids), found.ended) == (12, False)
+
+
+@pytest.mark.parametrize("sampling", [{"max_new_tokens": -1}])
+def test_sampling_without_sense_is_refused(sampling):
+    with pytest.raises(RuntimeFault, match="max_new_tokens"):
+        wait(FakeEngine().generate(ask("?"), sampling))
+
+
+def test_a_choice_outside_the_vocabulary_is_refused():
+    with pytest.raises(RuntimeFault, match="token id 257 is outside"):
+        wait(FakeEngine().next_token(ask("?"), [3, 257]))
+
+
+def test_what_is_written_is_cached_across_blocks():
+    fake = FakeEngine("z" * 30)
+    said = wait(fake.generate(ask("x" * 20), {}))
+    assert said.spent.cached_tokens == 0
+    assert wait(fake.prefill(ask("x" * 20 + "z" * 30 + "!"))).cached_tokens == 48
+    assert wait(fake.prefill(ask("x" * 20 + "y" * 30))).cached_tokens == 16
+    assert wait(fake.score(ask("x" * 20 + "z" * 30), 40)).spent.cached_tokens == 39  # up to what is scored
+
+
+def test_time_by_tokens():
+    fake, scope = FakeEngine("x" * 100, token_delay=6.0), Scope()
+    assert wait(fake.prefill(ask("?"))).completion_tokens == 0  # nothing is written, nothing is waited for
+
+    async def stopped():
+        going = asyncio.ensure_future(fake.generate(ask("?", scope=scope), {}))
+        while not fake.running:
+            await asyncio.sleep(0)
+        scope.stop()
+        return await going
+
+    assert submit(stopped()).result(60).aborted
+
+
+def test_close_aborts_what_is_under_way():
+    fake = FakeEngine("x", delay=600)
+
+    async def closed():
+        one = asyncio.ensure_future(fake.generate(ask("?"), {}))
+        two = asyncio.ensure_future(fake.score(ask("abc"), 1))
+        while fake.running < 2:
+            await asyncio.sleep(0)
+        await fake.close()
+        return await asyncio.gather(one, two, return_exceptions=True)
+
+    one, two = submit(closed()).result(60)
+    assert one.aborted
+    assert isinstance(two, ChainAborted)
+    assert fake.running == 0
+
+
+def test_its_tokenizer():
+    codec = FakeEngine().codec
+    text = "12 é\n"
+    assert codec.decode(codec.encode(text)) == text
+    assert codec.encode("12") == (ord("1"), ord("2"))
+    assert codec.decode([*codec.encode("a"), codec.eos]) == "a"
+    assert codec.size == len(codec.tokenizer.get_vocab()) == codec.eos + 1
+    asked = [{"role": "user", "content": "q"}]
+    assert codec.render(asked) == "user: q\nassistant: "
+    assert codec.after(asked, "more?") == "\nuser: more?\nassistant: "
+    assert codec.key == FakeEngine(name="other").codec.key
+
+
 def test_a_program_runs_on_it():
     draft, target = FakeEngine("1 + 1 = 3\n", name="small"), FakeEngine("\\boxed{2}", name="large", scores=-9.0)
     with Backend(Roles.pair(draft, target)) as backend:

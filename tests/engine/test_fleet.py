@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from a1_sgl.engine import Fleet, Request, Route, Scope, submit, wait
+from a1_sgl.engine import fleet as fleet_module
 from a1_sgl.errors import ChainAborted, ConfigError, RuntimeFault
 from a1_sgl.programs import self_consistency
 from a1_sgl.session import Backend, Roles
@@ -109,6 +110,133 @@ def test_what_is_stopped_does_not_move():
     with pytest.raises(ChainAborted):
         submit(all_()).result(60)
     assert sum(len(member.calls) for member in members) == 1
+
+
+def test_nothing_is_placed_on_a_runtime_that_is_down():
+    fleet, members = make(3)
+    members[0].available = members[2].available = False
+    for i in range(5):
+        assert wait(fleet.generate(ask(f"q{i}"), {})).spent.runtime == "m1"
+    assert fleet.available
+    members[0].available, members[1].available = True, False
+    assert wait(fleet.generate(ask("q0"), {})).spent.runtime == "m0"  # it moves
+    members[1].available = True
+    assert wait(fleet.generate(ask("q0"), {})).spent.runtime == "m0"  # and stays
+
+
+def test_where_all_are_down_a_request_waits_with_its_own():
+    fleet, members = make()
+    home = wait(fleet.generate(ask("q"), {})).spent.runtime
+    for member in members:
+        member.available = False
+    assert not fleet.available
+    assert wait(fleet.generate(ask("q"), {})).spent.runtime == home
+
+
+def test_an_outage_that_ends_a_request_moves_it():
+    fleet, members = make()
+
+    def down(call):
+        members[0].available = False
+        return RuntimeFault("unreachable")
+
+    members[0]._faults = down
+    found = wait(fleet.score(ask("q"), 1))
+    assert found.spent.runtime == "m1"
+    members[1].available = False
+    members[1]._faults = lambda call: RuntimeFault("the last one")
+    with pytest.raises(RuntimeFault, match="the last one"):
+        wait(fleet.score(ask("q"), 1))
+
+
+def test_routes_are_remembered_up_to_a_bound(monkeypatch):
+    monkeypatch.setattr(fleet_module, "_REMEMBERED", 3)
+    fleet, _ = make()
+    for i in (0, 1, 2, 0, 3):  # the least recently used one goes
+        wait(fleet.prefill(ask(f"q{i}")))
+    assert [route.question for route in fleet._homes] == ["q2", "q0", "q3"]
+    wait(fleet.prefill(ask("")))  # that shares nothing is not remembered
+    assert len(fleet._homes) == 3
+
+
+def test_what_close_aborts_is_not_begun_again():
+    fleet, members = make(delay=600)
+
+    async def all_():
+        going = asyncio.ensure_future(fleet.generate(ask("q"), {}))
+        while not any(member.running for member in members):
+            await asyncio.sleep(0)
+        await fleet.close()
+        return await going
+
+    assert submit(all_()).result(60).aborted
+    assert sum(len(member.calls) for member in members) == 1
+
+
+def test_cancelling_who_awaits_ends_the_request():
+    fleet, members = make(delay=600)
+
+    async def all_():
+        going = asyncio.ensure_future(fleet.generate(ask("q"), {}))
+        while not any(member.running for member in members):
+            await asyncio.sleep(0)
+        going.cancel()
+        await asyncio.wait([going])
+        return going.cancelled()
+
+    assert submit(all_()).result(60)
+    assert not any(member.running for member in members)
+    assert fleet._busy == [0, 0]
+
+
+async def _streamed(fleet, request):
+    return [piece async for piece in fleet.stream(request, {})]
+
+
+def test_a_stream():
+    fleet, _ = make()
+    *pieces, last = wait(_streamed(fleet, ask("q")))
+    assert "".join(pieces) == last.text == "x"
+    assert fleet._busy == [0, 0]
+
+
+def test_a_stream_moves_before_it_begins():
+    fleet, members = make(delay=600)
+    members[1]._delay = 0.0
+
+    async def all_():
+        going = asyncio.ensure_future(_streamed(fleet, ask("q")))
+        while not members[0].running:
+            await asyncio.sleep(0)
+        members[0].available = False
+        return await going
+
+    assert submit(all_()).result(60)[-1].spent.runtime == "m1"
+    assert fleet._busy == [0, 0]
+
+
+def test_a_stream_that_nobody_listens_to_is_closed_at_once():
+    fleet, members = make()
+    ended = []
+
+    async def endless(request, sampling):
+        try:
+            while True:
+                yield "x"
+        finally:
+            ended.append(1)
+
+    members[0].stream = endless
+
+    async def all_():
+        stream = fleet.stream(ask("q"), {})
+        found = [await anext(stream), await anext(stream)], list(fleet._busy)
+        await stream.aclose()
+        return found
+
+    assert submit(all_()).result(60) == (["x", "x"], [1, 0])
+    assert ended == [1]
+    assert fleet._busy == [0, 0]
 
 
 def test_every_member_is_closed_though_one_fails():

@@ -122,6 +122,35 @@ def test_an_interrupt_cancels_and_is_raised_when_that_has_ended():
     thread.join()
 
 
+def test_a_second_interrupt_gives_up():
+    script = """
+        import asyncio, signal, threading
+        from a1_sgl.engine.loop import wait
+
+        begun, cancelled, main = threading.Event(), threading.Event(), threading.get_ident()
+
+        async def stubborn():
+            begun.set()
+            while True:
+                try:
+                    await asyncio.sleep(3600)
+                except asyncio.CancelledError:
+                    cancelled.set()
+
+        def interrupt():
+            for what in (begun, cancelled):
+                what.wait()
+                signal.pthread_kill(main, signal.SIGINT)
+
+        threading.Thread(target=interrupt, daemon=True).start()
+        try:
+            wait(stubborn())
+        except KeyboardInterrupt:
+            print(cancelled.is_set())
+    """
+    assert _python(script) == "True"
+
+
 def test_a_cancelled_task_is_done_only_when_it_has_ended():
     work = Endless()
     task = submit(work.run())
@@ -198,6 +227,37 @@ def test_a_thousand_stacks_cost_no_thread():
     assert most <= before + 1  # the loop's own, if it was not there before
 
 
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()], ids=["exit", "interrupt"])
+@pytest.mark.parametrize("on_a_stack", [False, True])
+def test_what_would_end_a_thread_does_not_end_the_loop(error, on_a_stack):
+    def body():
+        wait(give(1))
+        raise error
+
+    other = submit(give("other", 0.05))
+    with pytest.raises(type(error)):
+        wait(stack(body) if on_a_stack else fail(error))
+    assert other.result(LONG) == "other"
+    assert wait(give("next")) == "next"
+
+
+def test_a_loop_that_was_stopped_is_replaced():
+    script = """
+        from a1_sgl.engine import loop
+        from a1_sgl.engine.loop import aside, stack, wait
+
+        async def give(value):
+            return value
+
+        assert wait(give(1)) == 1
+        thread = loop._thread
+        loop._loop.call_soon_threadsafe(loop._loop.stop)
+        thread.join()
+        print(wait(stack(lambda: wait(give(2)) + aside(int, 1))))
+    """
+    assert _python(script) == "3"
+
+
 def test_nothing_of_a_stack_stays():
     import weakref
 
@@ -251,6 +311,18 @@ def test_a_task_runs_in_the_context_of_whoever_starts_it():
         assert wait(seen()) == "mine"
     finally:
         where.reset(token)
+
+
+def test_a_thousand_stacks_each_in_a_context_of_its_own():
+    def body(number):
+        where.set(number)
+        wait(give(1))
+        return where.get()
+
+    async def run():
+        return await asyncio.gather(*(stack(body, number) for number in range(1000)))
+
+    assert wait(run()) == list(range(1000))
 
 
 # --- aside ----------------------------------------------------------------------------------------------------
@@ -362,6 +434,25 @@ def _python(script):
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
+
+
+def test_a_child_forked_from_within_a_body_has_a_loop_of_its_own():
+    script = """
+        import os, threading
+        from a1_sgl.engine.loop import stack, wait
+
+        async def thread():
+            return threading.get_ident()
+
+        def body():
+            child = os.fork()
+            if not child:  # which must not go on with the copy of its parent's loop that it stands on
+                os._exit(0 if wait(thread()) == wait(stack(lambda: wait(thread()))) != threading.get_ident() else 1)
+            return os.waitpid(child, 0)[1]
+
+        print(wait(stack(body)))
+    """
+    assert _python(script) == "0"
 
 
 def test_a_forked_child_has_a_loop_of_its_own():

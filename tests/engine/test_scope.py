@@ -101,6 +101,24 @@ def test_two_entries_of_one_function_are_two():
     assert work.aborts == [True]
 
 
+def test_leaving_twice_leaves_alone_what_came_meanwhile():
+    scope, seen = Scope(), []
+
+    def abort():
+        seen.append(1)
+
+    first = scope.enter(abort)
+    scope.leave(first)
+    second = scope.enter(abort)  # the very same function
+    third = scope.enter(abort)
+    scope.leave(first)
+    scope.leave(third)
+    assert len({first, second, third}) == 3
+    scope.stop()
+    wait(_settled())
+    assert seen == [1]
+
+
 def test_an_abort_may_leave_the_scope():
     scope, seen = Scope(), []
     handles = []

@@ -176,6 +176,8 @@ def test_an_empty_prompt_is_refused(target):
 def test_an_id_outside_the_vocabulary_is_stopped_before_it_kills_the_server(target, bad):
     with pytest.raises(RuntimeFault, match=f"token id {bad} is outside its vocabulary of 384"):
         prefill(target, [5, bad])
+    with pytest.raises(RuntimeFault, match=f"token id {bad} is outside its vocabulary of 384"):
+        wait(target.next_token(request([5, 6]), [5, bad]))
     prefill(target, [5, 6])
 
 

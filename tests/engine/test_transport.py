@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import email.utils
+import gc
 import json
 import logging
 import shutil
@@ -16,6 +17,7 @@ import time
 import traceback
 from types import SimpleNamespace
 
+import aiohttp
 import pytest
 from aiohttp import web
 from pydantic import SecretStr
@@ -261,6 +263,20 @@ def test_silence_is_a_fault(server, connect):
     assert server.seen[0]["rid"] in server.aborts
 
 
+def test_a_runtime_that_does_not_even_take_the_request_is_silent(connect):
+    with socket.create_server(("127.0.0.1", 0)) as nobody:  # connections are made, and nothing is ever read
+        transport = connect(f"http://127.0.0.1:{nobody.getsockname()[1]}", silence=0.2, attempts=1)
+        with pytest.raises(RuntimeFault, match=r"no answer within 0\.2 s"):
+            wait(transport.call({"input_ids": [1], "text": "x" * (32 << 20)}, Scope(), answers.read))
+        wait(_let_go(transport))
+
+
+async def _let_go(transport):
+    """Nobody answers the abort either; the test does not wait for that."""
+    for task in list(transport._tasks):
+        task.cancel()
+
+
 def test_attempts_are_bounded(server, connect):
     server.script = [status(500, '{"error": {"message": "out of\\nluck"}}')] * 50
     with pytest.raises(RuntimeFault, match=r"target runtime http://127.*answered 500 \(2 prompt tokens\): out of luck"):
@@ -293,6 +309,25 @@ def test_a_refusal_is_final(server, connect, code):
         told(connect(server))
     assert len(server.seen) == 1
     assert ("API key" in str(caught.value)) == (code in (401, 403))
+
+
+def test_an_address_that_has_moved_is_named(server, connect):
+    server.script = [status(307, Location="https://elsewhere:1/generate")]
+    with pytest.raises(RuntimeFault, match="/generate is at https://elsewhere:1/generate; give that address"):
+        told(connect(server))
+
+
+def test_a_request_is_not_kept_while_it_waits_for_its_answer(server, connect):
+    """Beside thousands of long prompts in flight, what was sent would weigh the most."""
+    server.script, scope, transport = [until_aborted], Scope(), connect(server)
+    payload = {"input_ids": [1], "sampling_params": {}, "much": "x" * 654_321}
+    calling = submit(transport.call(payload, scope, answers.read))
+    until(lambda: server.seen)
+    kept = [one for one in gc.get_objects() if isinstance(one, aiohttp.BytesPayload)]
+    assert [one.size for one in kept if one.size > 654_321]  # it is there, and knows what it was
+    assert all(len(one._value) < 654_321 for one in kept)
+    scope.stop()
+    calling.result(LONG)
 
 
 def test_what_retry_after_asks_for():
@@ -701,6 +736,42 @@ def test_no_more_in_flight_than_the_runtime_takes(server, connect):
     assert transport.limit.now < 200
 
 
+def test_others_turns_are_not_held_against_a_request(server, connect):
+    """However long it waits for a place, it is the runtime's faults alone that wear the patience out."""
+
+    async def slowly(request, now):
+        await asyncio.sleep(0.02)
+        return web.Response(status=500) if len(server.seen) % 3 == 0 else web.json_response(answer())
+
+    server.script = [status(429)] * 100 + [slowly] * 1000
+    transport = connect(server, in_flight=1, patience=1.0, attempts=100)
+    running = [submit(call(transport)) for _ in range(100)]
+    assert {one.result(LONG)[0].text for one in running} == {"done"}
+
+
+async def _noisy(server, transport):
+    """Who leaves a stream that has failed already is not told of it, and neither is the log."""
+    told = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["message"]))
+    try:
+        stream = transport.pieces({"input_ids": [1]}, Scope())
+        await anext(stream)
+        while transport.limit.busy:
+            await asyncio.sleep(0.005)
+        await stream.aclose()
+        del stream
+        gc.collect()
+        await asyncio.sleep(0)
+        return told
+    finally:
+        asyncio.get_running_loop().set_exception_handler(None)
+
+
+def test_a_stream_that_failed_and_was_left_makes_no_noise(server, connect):
+    server.script = [pieces("a", "ab", done=False)]
+    assert wait(_noisy(server, connect(server))) == []
+
+
 def test_a_place_and_a_stop_at_once(server, connect):
     """A request that is stopped in the very moment in which its turn comes is not sent any more."""
 
@@ -816,6 +887,40 @@ def test_ipv6(connect):
         assert "[::1]" in server.url
     finally:
         server.close()
+
+
+def test_a_fork_has_connections_of_its_own(server, connect):
+    script = """
+        import os, sys
+        from a1_sgl.engine import answers
+        from a1_sgl.engine.loop import submit, wait
+        from a1_sgl.engine.scope import Scope
+        from a1_sgl.engine.transport import Settings, Transport
+
+        transport = Transport(sys.argv[1], "target", Settings(in_flight=1))
+        call = lambda: transport.call({"input_ids": [1]}, Scope(), answers.read)
+        assert wait(call())[0].text == "done"
+        under_way = submit(call())
+        while not transport._flights:
+            pass
+        child = os.fork()
+        if not child:  # what the parent has under way takes no place here
+            text = wait(call())[0].text
+            wait(transport.close())
+            os._exit(0 if text == "done" else 1)
+        print(os.waitpid(child, 0)[1], under_way.result()[0].text, wait(call())[0].text)
+    """
+
+    async def slowly(request, now):
+        await asyncio.sleep(0.3)
+        return web.json_response(answer())
+
+    server.script = [well, slowly]
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), server.url], capture_output=True, text=True, timeout=4 * LONG
+    )
+    assert done.stdout.strip() == "0 done done", done.stderr
+    assert not done.stderr
 
 
 def test_too_few_open_files_are_waited_out(server):

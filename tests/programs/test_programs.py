@@ -5,8 +5,11 @@ from collections import defaultdict
 
 import pytest
 
-from a1_sgl.conformal import turn_budget
+from a1_sgl.conformal import Gate, ScoreBank, turn_budget
 from a1_sgl.errors import ConfigError
+from a1_sgl.programs import PROGRAMS
+from a1_sgl.session import Backend, Roles
+from a1_sgl.testing import FakeEngine
 from a1_sgl.types import ChainEvent, ChunkEvent, DropEvent, RatingEvent, VerdictEvent
 from a1_sgl.voting import decide
 
@@ -171,6 +174,23 @@ def test_each_draw_of_a_turn_has_an_attempt_of_its_own(name, own, questions, sol
     assert len(attempts) > 2
     assert all(found == [0, 1, 2] for found in attempts.values())
     assert len({event.place for event in verdicts}) == len(verdicts)
+
+
+def test_a_gate_draws_afresh_for_every_attempt():
+    """All scores are the same, so that the draws alone decide; with one draw a turn would be rejected for good."""
+    engine, events = FakeEngine("1 + 1 = 2\n\n", scores=-0.5), []
+    gate = Gate(0.9, ScoreBank([0.5] * 99), online=False)
+    PROGRAMS["self_reject"].run(
+        question="q", backend=Backend(Roles.alone(engine)), gate=gate, samples=8, retries=20, turns=3, stop=["\n\n"],
+        listener=events.append,
+    )  # fmt: skip
+    draws = defaultdict(list)
+    for event in of(events, VerdictEvent):
+        draws[event.sample, event.turn].append(event.p_value)
+    assert len(draws) == 24
+    assert any(len(values) > 1 for values in draws.values())
+    assert all(len(set(values)) == len(values) for values in draws.values())
+    assert sum(values[-1] > 0.9 for values in draws.values()) >= 12  # a draw is accepted in the end
 
 
 def test_a1_with_a_budget_never_exceeds_it(questions, solve):

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 import sglang as sgl
@@ -86,39 +88,43 @@ from a1_sgl.session import Backend
 draft, target, samples = sys.argv[1], sys.argv[2], int(sys.argv[3])
 gate = marginal(0.3)
 asked = "Start with 17. Add 8. Multiply by 3. Subtract 21. What is the result?"
+begun = []
 
 
 def told(event):
-    if event.event == "prompt":
+    if not begun:
+        begun.append(event)
         threading.Timer(0.5, print, ("running",), {"flush": True}).start()
 
 
-long = {"ignore_eos": True, "temperature": 0.6, "samples": samples, "listener": told}
+long = {"question": asked, "ignore_eos": True, "temperature": 0.6, "samples": samples, "listener": told}
 """
 
 RUNS = {
     "with": """
 with Backend.connect(draft, target) as pair:
-    {run}
+    while True:  # the pocket pair's context is soon full
+        {run}
 """,
     "without": """
 pair = Backend.connect(draft, target)
-{run}
+while True:
+    {run}
 """,
 }
 PROGRAM = {
-    "direct": "direct.run(question=asked, backend=pair, max_tokens=100_000, **long)",
-    "a1": "a1.run(question=asked, backend=pair, gate=gate, draft_tokens=100_000, **long)",
-    "a1_lookahead": "a1_lookahead.run(question=asked, backend=pair, gate=gate, turns=999, draft_tokens=2, **long)",
-    "self_reject": "self_reject.run(question=asked, backend=pair, gate=gate, draft_tokens=100_000, **long)",
-    "beam_search": "beam_search.run(question=asked, backend=pair, draft_tokens=100_000, **long)",
+    "direct": "direct.run(backend=pair, max_tokens=100_000, **long)",
+    "a1": "a1.run(backend=pair, gate=gate, draft_tokens=100_000, **long)",
+    "a1_lookahead": "a1_lookahead.run(backend=pair, gate=gate, turns=999, draft_tokens=2, **long)",
+    "self_reject": "self_reject.run(backend=pair, gate=gate, draft_tokens=100_000, **long)",
+    "beam_search": "beam_search.run(backend=pair, draft_tokens=100_000, **long)",
 }
 
 
-def interrupted(script, urls, samples):
+def interrupted(script, *arguments):
     """Starts `script`, interrupts it once it runs, and returns its exit status and what it said."""
     process = subprocess.Popen(
-        [sys.executable, "-c", script, *urls, str(samples)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", script, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
         assert process.stdout.readline() == "running\n", process.stderr.read()
@@ -145,7 +151,7 @@ SLOW = pytest.mark.slow  # each is a process that imports SGLang
     [(1, "with"), (64, "without"), *(pytest.param(n, way, marks=SLOW) for n in (1, 4, 16, 64) for way in RUNS)],
 )
 def test_ctrl_c_ends_a_script_however_many_chains(samples, way, urls):
-    status, errors = interrupted(START + RUNS[way].format(run=PROGRAM["direct"]), urls, samples)
+    status, errors = interrupted(START + RUNS[way].format(run=PROGRAM["direct"]), *urls, samples)
     assert errors.rstrip().endswith("KeyboardInterrupt")
     assert status in (1, -signal.SIGINT)
     assert "Unclosed" not in errors
@@ -156,10 +162,28 @@ def test_ctrl_c_ends_a_script_however_many_chains(samples, way, urls):
     "name", ["a1_lookahead", *(pytest.param(name, marks=SLOW) for name in sorted(set(PROGRAM) - {"direct"}))]
 )
 def test_ctrl_c_ends_a_script_of_any_program(name, urls):
-    status, errors = interrupted(START + RUNS["with"].format(run=PROGRAM[name]), urls, 4)
+    status, errors = interrupted(START + RUNS["with"].format(run=PROGRAM[name]), *urls, 4)
     assert errors.rstrip().endswith("KeyboardInterrupt")
     assert status in (1, -signal.SIGINT)
     assert "Unclosed" not in errors
+    assert idle(*urls)
+
+
+def test_ctrl_c_ends_the_readmes_ten_lines(urls):
+    """Wherever it meets them: while they connect, run or close."""
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    code = re.search(r"```python\n(from a1_sgl.*?)```", text, re.DOTALL).group(1)
+    for port, url in zip((30001, 30002), urls, strict=True):
+        code = code.replace(f"http://127.0.0.1:{port}", url)
+    script = (
+        "import os, threading\nimport a1_sgl.programs\n"
+        "threading.Timer(1.0, os.write, (1, b'running\\n')).start()\n"
+        f"code = compile({code!r}, 'README.md', 'exec')\n"
+        "while True:\n    exec(code, {'print': lambda *_: None})\n"
+    )
+    status, errors = interrupted(script)
+    assert errors.rstrip().endswith("KeyboardInterrupt")
+    assert status in (1, -signal.SIGINT)
     assert idle(*urls)
 
 
