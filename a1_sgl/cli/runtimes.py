@@ -109,6 +109,10 @@ class Runtimes:
     def _key(self) -> str | None:
         """The key itself; neither it nor where it came from is recorded, and no error says what it is."""
         key, where = self.api_key, "--api-key"
+        if key and self.api_key_file is not None:
+            raise ConfigError(
+                "--api-key and --api-key-file (or A1_API_KEY and A1_API_KEY_FILE) both hold a key; give one of them"
+            )
         if self.api_key_file is not None:
             where = f"--api-key-file {self.api_key_file}"
             try:

@@ -482,10 +482,10 @@ class Transport:
                     return found
                 refusal = await response.read()
             answered = True
-            raise self._refused(response.status, refusal, response.headers, payload)
+            raise self._refused(response.status, refusal, response.headers)
         except _Told as told:
             answered = True
-            raise self._refused(told.status, told.body, {}, payload) from None
+            raise self._refused(told.status, told.body, {}) from None
         except asyncio.CancelledError:
             if flight.abandoned and (task := asyncio.current_task()) is not None:
                 task.uncancel()
@@ -517,8 +517,8 @@ class Transport:
         await asyncio.sleep(0.5)
         await self.abort(rid)
 
-    def _refused(self, status: int, body: bytes, headers: Mapping[str, str], payload: Mapping[str, Any]) -> Exception:
-        text = f"{self}: /generate answered {status} ({len(payload['input_ids'])} prompt tokens): {said(body)}"
+    def _refused(self, status: int, body: bytes, headers: Mapping[str, str]) -> Exception:
+        text = f"{self}: /generate answered {status}: {said(body)}"
         if status in _BUSY:
             self.limit.refused()
             return _Passing(text, bad=False, after=_after(headers.get("Retry-After")))

@@ -229,8 +229,8 @@ def _a1(case: Case) -> tuple[int, int, _Watch]:
         with _Watch() as watch:
             submit(all_()).result()
     assert counted["chains"] == case.questions * case.chains, counted
-    # Ids of four bytes and the text itself, of every chain in flight.
-    each = 4 * (case.prompt + TURNS * CHUNK) + 4 * (case.prompt + TURNS * CHUNK)
+    # Of every chain in flight, ids of four bytes and the text itself.
+    each = 4 * (case.prompt + TURNS * CHUNK) + len(asked[0]) + 2 * TURNS * CHUNK
     return counted["calls"], case.in_flight * each, watch
 
 

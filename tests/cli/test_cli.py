@@ -133,6 +133,7 @@ def test_a_process_of_its_own_ends_with_that_status_as_well(tmp_path):
         (["--api-key-file", "."], "--api-key-file . cannot be read"),
         (["--api-key-file", "empty"], "--api-key-file empty is empty"),
         (["--api-key-file", "words"], "--api-key-file words is no key"),
+        (["--api-key-file", "words", "--api-key", "topsecret"], "both hold a key; give one of them"),
         (["--api-key", "tops\u00e9cret"], "--api-key is no key"),
         (["--draft", "127.0.0.1:30000"], "'127.0.0.1:30000' is not a URL; it must look like http://"),
         (["--draft", "http://"], "'http://' is not a URL"),
@@ -214,6 +215,22 @@ def test_a_run_with_redraws_and_a_verifier_is_replayed_and_graded_again(here, ru
     assert again.returncode == 0, again.stderr
     assert "8 chains graded, 0 grades changed" in again.stdout
     assert (tmp_path / "run" / "summary.json").read_text() == summary
+
+
+def test_several_urls_of_a_role_are_a_fleet(here, runtimes, tmp_path):
+    """Its questions are spread, and the record counts by role and not by runtime."""
+    with Proxy(runtimes["target"].url) as one, Proxy(runtimes["target"].url) as other:
+        where = ["--target", one.url, "--target", other.url]
+        done = here(
+            "eval", "--out", "run", "--program", "direct", "--questions", "8", "--chains", "1", "--quiet", *where
+        )
+        assert done.returncode == 0, done.stderr
+        assert min(one.requests["/generate"], other.requests["/generate"]) >= 4
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["chains_lost"] == 0
+    tokens = summary["tokens"]
+    assert tokens["target_decode"] > 0 == tokens["draft_decode"]
+    assert not [name for name in tokens if "127.0.0.1" in name or "-0" in name or "-1" in name]
 
 
 SECRET = "sk-3f9a77-topsecret"
