@@ -140,7 +140,7 @@ def test_a_runtime_that_keeps_hanging_up_is_given_up(faulty, engine):
 def test_a_refusal_is_not_tried_again_and_keeps_what_the_runtime_said(faulty, engine):
     url, calls = faulty(generate=(400, {"error": {"message": "kernel on fire"}}))
     one = engine(url, settings=QUICK)
-    with pytest.raises(RuntimeFault, match=r"answered 400 \(2 prompt tokens\): kernel on fire"):
+    with pytest.raises(RuntimeFault, match=r"answered 400: kernel on fire"):
         prefill(one)
     assert calls.count("/generate") == 1
 
@@ -148,7 +148,7 @@ def test_a_refusal_is_not_tried_again_and_keeps_what_the_runtime_said(faulty, en
 def test_an_error_of_the_server_that_lasts_keeps_what_the_runtime_said(faulty, engine):
     url, calls = faulty(generate=(500, {"error": {"message": "kernel on fire"}}))
     one = engine(url, settings=QUICK)
-    with pytest.raises(RuntimeFault, match=r"answered 500 \(2 prompt tokens\): kernel on fire"):
+    with pytest.raises(RuntimeFault, match=r"answered 500: kernel on fire"):
         prefill(one)
     assert calls.count("/generate") == 4
 
