@@ -264,7 +264,9 @@ def _bare(case: Case) -> tuple[int, int, _Watch]:
     async def all_() -> _Watch:
         places = asyncio.Semaphore(case.in_flight)
         timeout = aiohttp.ClientTimeout(total=None, sock_read=180)
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session:
+        # SGLang hangs up after five idle seconds, and this loop does not send anything twice.
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=2)
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
 
             async def one(number: int) -> None:
                 async with places:
