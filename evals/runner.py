@@ -12,7 +12,7 @@ from typing import Any
 
 from a1_sgl.conformal import BUDGETS, DEFAULT, GATES, Card, Decider, GuardedGate, find_score, make
 from a1_sgl.conformal.alarm import ACTIONS
-from a1_sgl.engine import Scope, stack, submit
+from a1_sgl.engine import Scope, ended, stack, submit
 from a1_sgl.errors import ChainAborted, ConfigError, RecordFault
 from a1_sgl.evals.accounting import joules
 from a1_sgl.evals.environment import environment, fingerprint, packages
@@ -307,7 +307,7 @@ class _Run:
                 tick()
         except BaseException:
             self._scope.stop()
-            concurrent.futures.wait([running])
+            ended(running)
             raise
         running.result()
         if self._fault is not None:

@@ -2,7 +2,7 @@
 
 from a1_sgl.engine.codec import Codec
 from a1_sgl.engine.fleet import Fleet
-from a1_sgl.engine.loop import aside, stack, submit, wait
+from a1_sgl.engine.loop import aside, ended, stack, submit, wait
 from a1_sgl.engine.protocol import (
     NOWHERE,
     Capabilities,
@@ -38,6 +38,7 @@ __all__ = [
     "Settings",
     "Spent",
     "aside",
+    "ended",
     "stack",
     "submit",
     "wait",

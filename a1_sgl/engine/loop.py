@@ -25,6 +25,8 @@ P = ParamSpec("P")
 
 UNSERVED = 30.0
 """Seconds after which a thread no longer waits for a loop that does not even begin with what it asks for."""
+AWAKE = 0.5
+"""Seconds that a thread sleeps at a time: a signal that comes just before it falls asleep is seen when it wakes."""
 
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
@@ -100,12 +102,13 @@ def wait(awaitable: Coroutine[Any, Any, T]) -> T:
     future = submit(awaitable)
     try:
         _begun(future)
+        ended(future)
         return future.result()
     except BaseException:
         if not future.done():
             future.cancel()
             if future.running():  # what has not begun by now never will
-                _ended(future)
+                ended(future)
         raise
 
 
@@ -167,9 +170,10 @@ class Task(concurrent.futures.Future[T]):
             self.set_result(task.result())
 
 
-def _ended(future: concurrent.futures.Future[Any]) -> None:
-    """Waits for it to end, whatever becomes of it; a second interrupt gives up waiting."""
-    concurrent.futures.wait([future])
+def ended(future: concurrent.futures.Future[Any]) -> None:
+    """Waits for it to end, whatever becomes of it; an interrupt gives up waiting."""
+    while not concurrent.futures.wait([future], AWAKE).done:
+        pass
 
 
 def stack(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:

@@ -122,6 +122,32 @@ def test_an_interrupt_cancels_and_is_raised_when_that_has_ended():
     thread.join()
 
 
+def test_an_interrupt_that_wakes_nobody_is_seen():
+    """A signal just before a thread falls asleep is set down for it, but does not wake it."""
+    script = """
+        import _thread, asyncio, threading, time
+        from a1_sgl.engine.loop import wait
+
+        begun = threading.Event()
+
+        async def endless():
+            begun.set()
+            await asyncio.sleep(3600)
+
+        def interrupt():
+            begun.wait()
+            time.sleep(1)  # by now the main thread is asleep
+            _thread.interrupt_main()
+
+        threading.Thread(target=interrupt, daemon=True).start()
+        try:
+            wait(endless())
+        except KeyboardInterrupt:
+            print("seen")
+    """
+    assert _python(script) == "seen"
+
+
 def test_a_second_interrupt_gives_up():
     script = """
         import asyncio, signal, threading
