@@ -7,20 +7,17 @@ A problem is a start value and 3 to 10 operations whose running value stays with
 Its solution writes one ``a op b = c`` a line, a blank line after each step, and ``The answer is \\boxed{c}.``.
 Difficulty is the number of operations.
 
-Splits are disjoint by construction: a problem belongs to the split that the SHA-256 of its own text names, whatever
-seed drew it. The pocket pair is trained on `train` alone.
+Splits are disjoint by construction (`a1_sgl.evals.generated`); the pocket pair is trained on `train` alone.
 """
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
-Split = Literal["train", "calibration", "test"]
-SPLITS: tuple[Split, ...] = ("train", "calibration", "test")
+from a1_sgl.evals.generated import Split, distinct
+
 OPERATIONS = range(3, 11)
 """Numbers of operations a problem may have."""
 VALUES = range(100)
@@ -90,10 +87,9 @@ class Problem:
         return (*steps, answer_line(self.answer))
 
     @property
-    def split(self) -> Split:
-        """``calibration`` and ``test`` take a twentieth of all problems each, ``train`` the rest."""
-        bucket = int.from_bytes(hashlib.sha256(self.text.encode()).digest()[:8], "big") % 20
-        return "calibration" if bucket == 0 else "test" if bucket == 1 else "train"
+    def difficulty(self) -> int:
+        """How many steps."""
+        return len(self.steps)
 
 
 def answer_line(value: int) -> str:
@@ -123,19 +119,6 @@ def draw(rng: random.Random, operations: int) -> Problem:
             return Problem(start, tuple(steps))
 
 
-def problems(split: Split, seed: int, operations: range = OPERATIONS) -> Iterator[Problem]:
-    """Distinct problems of `split`, without end: the same `seed` gives the same sequence.
-
-    Numbers of operations come in turn, so that every prefix of the sequence is balanced over difficulty.
-    """
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
-    rng = random.Random(f"chain/{split}/{seed}")
-    seen: set[Problem] = set()
-    while True:
-        for count in operations:
-            while (problem := draw(rng, count)).split != split or problem in seen:
-                pass
-            if split != "train":  # training streams are too long to remember; a repeat there does no harm
-                seen.add(problem)
-            yield problem
+def problems(split: Split, seed: int | str, levels: range = OPERATIONS) -> Iterator[Problem]:
+    """Distinct problems of `split`, without end; see `a1_sgl.evals.generated.distinct`."""
+    return distinct("chain", draw, split, seed, levels)

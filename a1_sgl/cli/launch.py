@@ -18,7 +18,7 @@ from rich.table import Table
 from a1_sgl.cli import console
 from a1_sgl.cli.common import STATE, StateDir
 from a1_sgl.errors import ConfigError, RuntimeFault
-from a1_sgl.launch.pocket import pocket_specs
+from a1_sgl.launch.pocket import PAIRS, pocket_specs
 from a1_sgl.launch.runtimes import Running, State, serve
 
 app = typer.Typer(help="Start, find and stop SGLang runtimes.", no_args_is_help=True)
@@ -27,15 +27,16 @@ app = typer.Typer(help="Start, find and stop SGLang runtimes.", no_args_is_help=
 @app.command()
 def pocket(
     detach: Annotated[bool, typer.Option(help="Leave the runtimes running in the background.")] = False,
+    task: Annotated[str, typer.Option(help=f"Whose pair: {' or '.join(PAIRS)}.")] = PAIRS[0],
     state: StateDir = STATE,
 ) -> None:
-    """Serve the pocket pair: a small draft and target that come with the project."""
-    specs = pocket_specs()
+    """Serve a pocket pair: a small draft and target that come with the project."""
+    specs = pocket_specs(task)
     store = State(state)
     if store.launcher_alive():
         raise ConfigError(f"runtimes are already launched ({store.path}); stop them with `a1 launch stop`")
     if detach:
-        running = _detached(state)
+        running = _detached(task, state)
         _show(running)
         return
     with terminate_on_sigterm(), watching() as progress, serve(specs, state / "logs", progress=progress) as running:
@@ -83,13 +84,13 @@ def _show(running: list[Running]) -> bool:
     return healthy
 
 
-def _detached(state: Path) -> list[Running]:
+def _detached(task: str, state: Path) -> list[Running]:
     """Starts a launcher of its own session and waits until its runtimes are healthy."""
     store, log = State(state), state / "logs" / "launcher.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as out:
         launcher = subprocess.Popen(
-            [sys.executable, "-m", "a1_sgl.cli", "launch", "pocket", "--state", str(state)],
+            [sys.executable, "-m", "a1_sgl.cli", "launch", "pocket", "--task", task, "--state", str(state)],
             stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
     with watching() as progress:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -28,13 +28,17 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from a1_sgl.errors import ConfigError
-from a1_sgl.evals import chain, grading
+from a1_sgl.evals import chain, generated, grading, stories
 from a1_sgl.evals.tasks import rows
 from a1_sgl.evals.tasks.task import Levels, Messages, Task
 from a1_sgl.programs.chunking import CHUNKINGS
 from a1_sgl.types import Question
 
 HERE = Path(__file__).parent
+_MAKERS: dict[str, Callable[[generated.Split, int, range], Iterator[generated.Generated]]] = {
+    "chain": chain.problems,
+    "stories": stories.problems,
+}
 
 
 class _Declared(BaseModel):
@@ -47,12 +51,12 @@ class Source(_Declared):
     hub: str | None = None
     config: str | None = None
     split: str = "test"
-    generated: Literal["chain"] | None = None
+    generated: Literal["chain", "stories"] | None = None
 
     @model_validator(mode="after")
     def _one(self) -> Source:
         if (self.hub is None) == (self.generated is None):
-            raise ValueError("a source is either `hub: OWNER/NAME` or `generated: chain`")
+            raise ValueError(f"a source is either `hub: OWNER/NAME` or `generated: {' or '.join(_MAKERS)}`")
         return self
 
 
@@ -136,7 +140,7 @@ def load(path: Path, data: Path | None = None) -> Task:
     if data is not None and declared.source.generated:
         raise ConfigError(f"task {name} generates its questions and takes no --data")
     if declared.source.generated:
-        draw, splits = _generated(name, declared), tuple(map(str, chain.SPLITS))
+        draw, splits = _generated(name, declared), tuple(map(str, generated.SPLITS))
         known: tuple[str, ...] = ("any",)
         where = "generated here"
     else:
@@ -184,15 +188,20 @@ def prompt(declared: Declaration, text: str, family: Family | None) -> Messages:
 
 
 def _generated(name: str, declared: Declaration) -> Any:
-    def draw(split: chain.Split, count: int | None, seed: int, levels: tuple[int, int], family: str) -> list[Question]:
-        source = chain.problems(split, seed, range(levels[0], levels[1] + 1))
+    assert declared.source.generated is not None
+    make, level = _MAKERS[declared.source.generated], declared.levels
+
+    def draw(
+        split: generated.Split, count: int | None, seed: int, levels: tuple[int, int], family: str
+    ) -> list[Question]:
+        source = make(split, seed, range(levels[0], levels[1] + 1))
         return [
             Question(
                 id=_hash(problem.text)[:12],
                 messages=prompt(declared, problem.text, None),
                 answer=str(problem.answer),
                 task=name,
-                meta={"operations": len(problem.steps)},
+                meta={level.name: problem.difficulty} if level else {},
             )
             for problem in islice(source, 100 if count is None else count)
         ]

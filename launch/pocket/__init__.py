@@ -1,4 +1,8 @@
-"""The pocket pair: two small models of the project's own, for a machine with no hub and no GPU."""
+"""The pocket pairs: small models of the project's own, a draft and a target for each generated task.
+
+They are for a machine with no hub and no GPU. The pair of task `chain` writes a short line a step and serves where time
+matters more than likeness; that of `stories` works a sentence a step and is what a real pair is like.
+"""
 
 from __future__ import annotations
 
@@ -17,26 +21,32 @@ if TYPE_CHECKING:
 _HERE = Path(__file__).parent
 
 
-def pocket_specs() -> tuple[Spec, Spec]:
-    """Draft and target as they are served.
+PAIRS = ("chain", "stories")
+"""Tasks that have a pair."""
+
+
+def pocket_specs(task: str = "chain") -> tuple[Spec, Spec]:
+    """Draft and target of `task` as they are served.
 
     Raises:
-        ConfigError: the weights are missing.
+        ConfigError: the task has no pair, or the weights are missing.
     """
+    if task not in PAIRS:
+        raise ConfigError(f"task {task!r} has no pocket pair; these have: {', '.join(PAIRS)}")
     # On a GPU the two share one device; by default each would take most of its memory.
     flags = ("--mem-fraction-static", "0.2") if has_gpu() else ()
-    specs = tuple(Spec(role, str(_HERE / role), flags) for role in ("draft", "target"))
+    specs = tuple(Spec(role, str(_HERE / task / role), flags) for role in ("draft", "target"))
     for spec in specs:
         if not (Path(spec.model) / "model.safetensors").exists():
-            raise ConfigError(
-                f"{spec.model} holds no weights; train them with: python -m a1_sgl.launch.pocket.train {spec.name}"
-            )
+            raise ConfigError(f"{spec.model} holds no weights; they come with a1-sgl: install it again")
     return specs[0], specs[1]
 
 
 @contextmanager
-def pocket_pair(logs: Path = Path("runs/logs")) -> Iterator[Backend]:
-    """Starts both pocket runtimes, which takes half a minute, and connects to them for the length of a ``with`` block.
+def pocket_pair(task: str = "chain", logs: Path = Path("runs/logs")) -> Iterator[Backend]:
+    """Starts both runtimes of a pocket pair and connects to them for the length of a ``with`` block.
+
+    That takes half a minute.
 
     Raises:
         ConfigError: as `pocket_specs`.
@@ -44,5 +54,5 @@ def pocket_pair(logs: Path = Path("runs/logs")) -> Iterator[Backend]:
     """
     from a1_sgl.session import Backend
 
-    with serve(pocket_specs(), logs) as (draft, target), Backend.connect(draft.url, target.url) as pair:
+    with serve(pocket_specs(task), logs) as (draft, target), Backend.connect(draft.url, target.url) as pair:
         yield pair

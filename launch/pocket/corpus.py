@@ -1,59 +1,86 @@
-"""Training texts for the pocket pair: solutions of `chain` problems, some steps wrong and then corrected.
+"""Training texts for the pocket pair: worked solutions of `stories`, some steps wrong and then corrected.
 
-A wrong line is followed by ``Wait, `` and the right line, so that a target can repair what a draft got wrong. The
-wrong line itself carries no loss: the models learn to mend errors, not to make them. The target also learns to rate
-a last step or a final answer when a judge prompt asks it to.
+After a wrong step, or some steps later, stands ``Wait, step 2 is wrong:`` and the step worked out again, so that a
+target can repair what a draft got wrong. Wrong steps and what was built on them carry no loss: the models learn to
+mend errors, not to make them. The target also learns to rate a last step or a final answer when a judge prompt asks it
+to.
 """
 
 from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from functools import partial
+from typing import Literal
 
-from a1_sgl.evals.chain import VALUES, Problem, answer_line
+from a1_sgl.evals.stories import COUNTS, OPERANDS, VERBS, Problem, Step, work
+
+Kind = Literal["right", "wrong", "mended"]
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a solution; `learn` is False for a wrong line, which carries no loss."""
+    """One line of a solution: right, wrong (itself or by what came before it), or the correction of a wrong one.
+
+    Attributes:
+        count: what it says there is.
+        ends: whether it states the answer.
+        ought: what should stand there instead; empty for a line that only builds on an error before it.
+    """
 
     text: str
-    learn: bool
+    kind: Kind
+    count: int
+    ends: bool = False
+    ought: str = ""
 
 
-def transcript(problem: Problem, rng: random.Random, error_rate: float) -> list[Line]:
-    """The solution of `problem`; each line is, with probability `error_rate`, preceded by a wrong attempt.
+def transcript(problem: Problem, rng: random.Random, error_rate: float, notice: float = 0.6) -> list[Line]:
+    """The solution of `problem`; each line is, with probability `error_rate`, wrong and later corrected.
 
     A correction may itself be wrong and corrected again, at the same rate.
+
+    Args:
+        notice: probability that an error is seen at the next line rather than built upon.
     """
     lines: list[Line] = []
-    for index, right in enumerate(problem.lines):
-        mended = ""
-        while rng.random() < error_rate:
-            lines.append(Line(mended + _wrong(problem, index, rng), learn=False))
-            mended = "Wait, "
-        lines.append(Line(mended + right, learn=True))
-    return lines
+    # The next step, the count before it, and the first step that is wrong; -1 is none.
+    index, count, wrong = 0, problem.start, -1
+    kind: Kind
+    while True:
+        ought = ""
+        step = problem.steps[index] if index < len(problem.steps) else None
+        if wrong >= 0 and (lines[-1].ends or not _fits(step, count) or rng.random() < notice):
+            over = wrong == len(problem.steps) or (lines[-1].ends and lines[-1].count == problem.counts[wrong])
+            said = "the answer" if over else f"step {wrong + 1}"
+            text, kind, lead = problem.line_at(wrong), "mended", f"Wait, {said} is wrong: "
+            index, count = wrong, problem.counts[min(wrong + 1, len(problem.steps))]
+            if rng.random() < error_rate:
+                line, ought = _slip(problem, index, rng), lead + text
+                text, count, kind = line.text, line.count, "wrong"
+            else:
+                wrong = -1
+        elif wrong < 0 and rng.random() < error_rate:
+            line, lead, wrong = _slip(problem, index, rng), "", index
+            text, count, kind, ought = line.text, line.count, "wrong", problem.line_at(index)
+        else:
+            lead, kind = "", "wrong" if wrong >= 0 else "right"
+            if step is None:
+                text = problem.ending(count)
+            else:
+                text, count = problem.line(index, count, step), step.apply(count)
+        lines.append(Line(lead + text, kind, count, ends="boxed" in text, ought=ought))
+        if lines[-1].ends and wrong < 0:
+            return lines
+        index = min(index + 1, len(problem.steps))
 
 
 def judged_step(problem: Problem, rng: random.Random) -> tuple[str, bool]:
-    """A solution up to some line, and whether that line is right; errors before it are mended."""
-    count = rng.randrange(len(problem.lines))
+    """A solution up to some line, and whether that line is right."""
     right = rng.random() < 0.5
-    lines = []
-    for index in range(count):
-        mended = ""
-        if rng.random() < 0.1:
-            lines.append(_wrong(problem, index, rng))
-            mended = "Wait, "
-        lines.append(mended + problem.lines[index])
-    mended = ""
-    if rng.random() < 0.1:
-        lines.append(_wrong(problem, count, rng))
-        mended = "Wait, "
-    lines.append(mended + (problem.lines[count] if right else _wrong(problem, count, rng)))
-    return "\n\n".join(lines), right
+    while True:
+        lines = transcript(problem, rng, 0.2)
+        if found := [i for i, line in enumerate(lines) if (line.kind != "wrong") == right]:
+            return "\n\n".join(line.text for line in lines[: rng.choice(found) + 1]), right
 
 
 def judged_answer(problem: Problem, rng: random.Random) -> tuple[str, bool]:
@@ -61,72 +88,91 @@ def judged_answer(problem: Problem, rng: random.Random) -> tuple[str, bool]:
     if rng.random() < 0.5:
         return "\n\n".join(line.text for line in transcript(problem, rng, 0.05)), True
     while True:
-        at, slip = rng.randrange(len(problem.steps)), rng.choice(("result", "result", "operand", "skip", "end"))
-        value, lines = problem.start, []
-        for index, step in enumerate(problem.steps):
-            if index == at and slip == "end" and index:
-                break
-            if index == at and slip == "skip":
-                continue
-            operand = _near(step.operand, rng) if index == at and slip == "operand" else step.operand
-            result = {"+": value + operand, "-": value - operand, "*": value * operand}[step.op]
-            if index == at and slip == "result":
-                result = _near(result, rng)
-            lines.append(f"{value} {step.op} {operand} = {result}")
-            value = result
-            if value not in VALUES:
-                break
-        if lines and value in VALUES and value != problem.answer:
-            return "\n\n".join((*lines, answer_line(value))), False
+        lines = transcript(problem, rng, 0.3, notice=0.0)
+        end = next(i for i, line in enumerate(lines) if line.ends)
+        if lines[end].count != problem.answer:
+            return "\n\n".join(line.text for line in lines[: end + 1]), False
 
 
-def _wrong(problem: Problem, index: int, rng: random.Random) -> str:
-    """A wrong version of line `index`: a slip in the result, an operand, the running value or the place."""
-    right = problem.lines[index]
-    values, steps = problem.values, problem.steps
-    if index == len(steps):
-        slips = [lambda: answer_line(_near(problem.answer, rng)), lambda: answer_line(rng.choice(values))]
-    else:
-        a, step = values[index], steps[index]
-
-        def slip_result() -> str:
-            return f"{a} {step.op} {step.operand} = {_near(step.apply(a), rng)}"
-
-        def slip_operand() -> str:
-            operand = _near(step.operand, rng)
-            op = rng.choice(("+", "-", "*")) if rng.random() < 0.3 else step.op
-            return _line(a, op, operand)
-
-        def slip_value() -> str:
-            return _line(_near(a, rng), step.op, step.operand)
-
-        def slip_place() -> str:
-            other = rng.choice(steps)
-            return _line(a, other.op, other.operand)
-
-        def slip_end() -> str:
-            return answer_line(a)
-
-        slips = [slip_result, slip_result, slip_result, slip_operand, slip_value, slip_place, slip_end]
-    draw = partial(rng.choice, slips)
-    while (wrong := draw()()) == right:
-        pass
-    return wrong
+def _fits(step: Step | None, count: int) -> bool:
+    """Whether a solution can go on from a wrong count."""
+    return count in COUNTS and (step is None or step.apply(count) in COUNTS)
 
 
-def _line(a: int, op: str, b: int) -> str:
-    result = {"+": a + b, "-": a - b, "*": a * b}[op]
-    return f"{a} {op} {b} = {abs(result) % 100}"
+def _slip(problem: Problem, index: int, rng: random.Random) -> Line:
+    """A wrong version of line `index`."""
+    right = problem.line_at(index)
+    while True:
+        line = _ending(problem, rng) if index == len(problem.steps) else _step(problem, index, rng)
+        if line is not None and line.text != right:
+            return line
 
 
-def _near(value: int, rng: random.Random) -> int:
-    """A two-digit value unlike `value`: off by a little, by tens, one digit changed, or anything."""
-    moves = (
-        lambda: value + rng.choice((-2, -1, 1, 2)),
-        lambda: value + rng.choice((-30, -20, -10, 10, 20, 30)),
-        lambda: value // 10 * 10 + rng.randrange(10),
-        lambda: rng.randrange(100),
-    )
-    while (near := rng.choice(moves)()) == value or near not in range(100):
-        pass
-    return near
+def _ending(problem: Problem, rng: random.Random) -> Line:
+    count = near(problem.answer, rng) if rng.random() < 0.7 else rng.choice(problem.counts)
+    return Line(problem.ending(count), "wrong", count, ends=True)
+
+
+def _step(problem: Problem, index: int, rng: random.Random) -> Line | None:
+    """A wrong step: what is misread is worked out faithfully, a wrong column is carried on, a wrong digit is not."""
+    a, step = problem.counts[index], problem.steps[index]
+    op, b, event, slip, carrying = step.op, step.operand, step.event, None, True
+    what = rng.choices(
+        ("column", "carry", "digit", "result", "operand", "count", "place", "operation", "end"),
+        (5, 2, 4, 3, 3, 3, 2, 1, 0.5),
+    )[0]
+    if what == "end":
+        return Line(problem.ending(a), "wrong", a, ends=True)
+    if what == "column":
+        slip = (rng.randrange(3), rng.choice((-10, -3, -2, -1, -1, 1, 1, 2, 3, 10)))
+    elif what == "carry":
+        carrying = False
+    elif what == "operand":
+        b = near(b, rng)
+        event = VERBS[op][step.verb].format(b) if rng.random() < 0.5 else event
+    elif what == "count":
+        a = near(a, rng) if rng.random() < 0.6 else rng.choice(problem.counts[: index + 1])
+    elif what == "place":
+        other = rng.choice(problem.steps)
+        op, b, event = other.op, other.operand, other.event
+    elif what == "operation":
+        op = rng.choice(tuple(OPERANDS))
+        event = rng.choice(VERBS[op]).format(b) if rng.random() < 0.3 else event
+    try:
+        columns, result = work(a, op, b, slip, carrying)
+    except ValueError:
+        return None
+    if result > 9999:
+        return None
+    if what == "result":
+        result = near(result, rng)
+    text = problem.sentence(index, event, f"{a} {op} {b}", columns, result)
+    if what == "digit":  # one or two digits anywhere after the step's own number are something else
+        for _ in range(rng.choice((1, 1, 2))):
+            at = rng.choice([i for i, letter in enumerate(text) if letter.isdigit() and i > text.index(":")])
+            text = text[:at] + rng.choice("0123456789") + text[at + 1 :]
+        result = int(text.rpartition(" has ")[2].split()[0])
+    return Line(text, "wrong", result)
+
+
+def near(count: int, rng: random.Random) -> int:
+    """A count unlike `count`: off by a little, by tens or hundreds, one digit changed, two swapped, or anything."""
+    digits = list(str(count))
+    while True:
+        match rng.randrange(5):
+            case 0:
+                found = count + rng.choice((-2, -1, 1, 2))
+            case 1:
+                found = count + rng.choice((-100, -20, -10, 10, 20, 100))
+            case 2:
+                at = rng.randrange(len(digits))
+                found = int("".join([*digits[:at], rng.choice("0123456789"), *digits[at + 1 :]]))
+            case 3:
+                i, j = rng.randrange(len(digits)), rng.randrange(len(digits))
+                swapped = digits.copy()
+                swapped[i], swapped[j] = digits[j], digits[i]
+                found = int("".join(swapped))
+            case _:
+                found = rng.choice(COUNTS)
+        if found != count and found in COUNTS:
+            return found

@@ -1,4 +1,4 @@
-"""What a decode step costs on each model of the pocket pair: ``python -m a1_sgl.launch.pocket.cost``.
+"""What a decode step costs on each model of a pocket pair: ``python -m a1_sgl.launch.pocket.cost --task stories``.
 
 Draft and target decode the same numbers of tokens in turn, for several batch sizes. A step's cost is the difference
 between a long and a short generation over the difference in steps, so that prompts and requests drop out. The table has
@@ -11,11 +11,13 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
-from a1_sgl.launch.pocket import pocket_specs
+from a1_sgl.launch.pocket import PAIRS, pocket_specs
 from a1_sgl.launch.runtimes import serve
 from a1_sgl.programs import direct
 from a1_sgl.session import Backend
@@ -40,14 +42,14 @@ def step_ms(backend: Backend, streams: int) -> float:
     return 1000 * (seconds(LONG) - seconds(SHORT)) / (LONG - SHORT)
 
 
-def main() -> None:
-    """Prints the table."""
+def main(task: Annotated[str, typer.Option(help=f"Whose pair: {' or '.join(PAIRS)}.")] = PAIRS[0]) -> None:
+    """What a decode step costs on each model of a pocket pair."""
     table = Table(box=None, pad_edge=False)
     for column in ("streams", "draft ms/step", "target ms/step", "target / draft [min, max]"):
         table.add_column(column, justify="right")
     with (
         tempfile.TemporaryDirectory() as logs,
-        serve(pocket_specs(), Path(logs)) as (draft_at, target_at),
+        serve(pocket_specs(task), Path(logs)) as (draft_at, target_at),
         Backend.connect(draft=draft_at.url) as draft,
         Backend.connect(target=target_at.url) as target,
     ):
@@ -64,4 +66,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -1,4 +1,4 @@
-"""The pocket pair's tokenizer: a byte-level BPE of 384 tokens, every digit a token of its own, ChatML template."""
+"""The pocket pair's tokenizer: a byte-level BPE, every digit and every word of the task a token, ChatML template."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from a1_sgl.evals.chain import problems
+from a1_sgl.evals.stories import problems
 from a1_sgl.evals.tasks import find_task
 from a1_sgl.launch.pocket.corpus import transcript
 
-VOCABULARY = 384
-CONTEXT = 512
+VOCABULARY = 640
+CONTEXT = 1024
 """Longest sequence, in tokens."""
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TEMPLATE = (
@@ -38,11 +38,11 @@ def _train() -> PreTrainedTokenizerFast:
         [pre_tokenizers.Split(_PIECES, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    rng, task = random.Random("tokenizer"), find_task("chain")
+    rng, task = random.Random("tokenizer"), find_task("stories")
     texts = [
         "".join(f"{one['role']}\n{one['content']}\n" for one in task.ask(problem.text, "any"))
         + "assistant\n"
-        + "\n\n".join(line.text for line in transcript(problem, rng, 0.06))
+        + "\n\n".join(line.text for line in transcript(problem, rng, 0.1))
         for problem in itertools.islice(problems("train", 0), 2000)
     ]
     tokenizer.train_from_iterator(

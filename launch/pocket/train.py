@@ -1,11 +1,12 @@
-"""Trains one model of the pocket pair: ``python -m a1_sgl.launch.pocket.train draft|target``.
+"""Trains one model of the pocket pair of `stories`: ``python -m a1_sgl.launch.pocket.train draft|target``.
 
-A Llama of a few layers on task `chain`, cross-entropy on the solution's tokens alone. Matrices are optimised by Muon,
+A Llama of a few layers on task `stories`, cross-entropy on what a solution gets right. Matrices are optimised by Muon,
 everything else by AdamW, with one warm-up and linear decay. Every problem is drawn once, from the train split, so an
-"epoch" does not exist and the training loss is a held-out loss. Uses a GPU where there is one.
+"epoch" does not exist and the training loss is a held-out loss. Uses a GPU where there is one: minutes there, hours on
+a few cores.
 
 Writes a Hugging Face folder (config, tokenizer, chat template, safetensors) with a `card.json` that names the data
-seed, the hash of the training texts, steps, loss, accuracy by number of operations and the command.
+seed, the hash of the training texts, steps, loss, accuracy by number of steps and the command.
 """
 
 from __future__ import annotations
@@ -19,26 +20,43 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice, zip_longest
+from math import nan
 from pathlib import Path
 
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, rms_norm
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from a1_sgl.engine import Codec
-from a1_sgl.evals.chain import OPERATIONS, Problem, problems
+from a1_sgl.evals.stories import STEPS, Problem, problems
 from a1_sgl.evals.tasks import find_task
 from a1_sgl.launch.pocket.corpus import judged_answer, judged_step, transcript
 from a1_sgl.launch.pocket.tokenizer import CONTEXT, VOCABULARY, load_or_train
 from a1_sgl.session.judge import ANSWER, LEAD, STEP
 
-HERE = Path(__file__).parent
-TASK = find_task("chain")
+HERE = Path(__file__).parent / "stories"
+TASK = find_task("stories")
+Sequence = tuple[list[int], list[int], list[float], list[int]]
+"""Ids, labels, weights of the labels, and from where on a line is wrong: 1; 0 where it is right, -1 elsewhere."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One model: its shape and how it is trained."""
+    """One model: its shape and how it is trained.
+
+    Attributes:
+        error_rate: of a line of a solution.
+        mend: whether corrections are learnt; a model that does not learn them reads them and goes on.
+        judge: share of the sequences that end in a judge prompt, whose digit alone is learnt.
+        spot: weight in the loss of telling, token by token, where a line has gone wrong; a linear reading of the layer
+            three quarters up, thrown away afterwards. It is what makes a target learn to notice errors at all.
+        decision: weight in the loss of a line's first token, where an error is noticed or not, and of a judge's digit.
+        seconds: of training, at most; 0 is no limit. The learning rate has decayed when `steps` or `seconds` are over,
+            whichever comes first.
+        workers: processes that draw the data; the data are the same for the same number.
+    """
 
     layers: int
     hidden: int
@@ -47,19 +65,28 @@ class Recipe:
     steps: int
     batch: int
     data_seed: int
-    error_rate: float = 0.06
+    error_rate: float
+    mend: int = 0
+    judge: float = 0.0
+    decision: float = 1.0
+    spot: float = 0.0
     muon_lr: float = 0.02
     adam_lr: float = 3e-3
     warmup: int = 100
     floor: float = 0.02
-    judge: int = 0
-    """Sequences in a batch of judge prompts, one such batch after each of solutions; 0 is none."""
+    workers: int = 2
+    seconds: float = 0.0
 
 
 RECIPES = {
-    "draft": Recipe(layers=2, hidden=64, heads=2, intermediate=192, steps=1100, batch=16, data_seed=1),
-    "target": Recipe(layers=12, hidden=96, heads=3, intermediate=256, steps=5000, batch=16, data_seed=2),
-}
+    "draft": Recipe(
+        layers=2, hidden=64, heads=2, intermediate=192, steps=750, batch=32, data_seed=1, error_rate=0.1, workers=1
+    ),
+    "target": Recipe(
+        layers=16, hidden=128, heads=4, intermediate=344, steps=1500, batch=128, data_seed=2, error_rate=0.2, mend=1,
+        judge=0.2, decision=4.0, spot=0.5, workers=12,
+    ),
+}  # fmt: skip
 
 
 def build(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -82,71 +109,80 @@ def build(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalL
     )
 
 
-class Stream:
-    """Batches of training sequences, and the running hash of every text in them."""
+class Stream(IterableDataset[tuple[torch.Tensor, ...]]):  # type: ignore[misc]  # torch is not followed
+    """Batches of training sequences without end: what a `Sequence` has, each (batch, length), right-padded.
+
+    Labels are -100 where nothing is learnt.
+    """
 
     def __init__(self, recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> None:
         self.recipe, self.tokenizer = recipe, tokenizer
-        self.sha256 = hashlib.sha256()
-        self.problems = 0
 
-    def judged(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Like iteration, but of solutions followed by a judge prompt; the digit alone is learnt."""
-        source = problems("train", self.recipe.data_seed + 1_000_000)
-        rng = random.Random(f"judge/{self.recipe.data_seed}")
-        while True:
-            yield self._batch([self._judged(next(source), rng) for _ in range(self.recipe.judge)])
-
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Pairs (ids, labels), both (batch, length), right-padded; labels are -100 where nothing is learnt."""
-        source = problems("train", self.recipe.data_seed)
-        rng = random.Random(f"corpus/{self.recipe.data_seed}")
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
+        torch.set_num_threads(1)
+        worker = get_worker_info()
+        seed = f"{self.recipe.data_seed}/{worker.id if worker else 0}"
+        source, rng = problems("train", seed), random.Random(f"corpus/{seed}")
         while True:
             # Sequences of like length share a batch, so that little is padding.
             pool = sorted(
-                (self._encode(next(source), rng) for _ in range(self.recipe.batch * 16)), key=lambda pair: len(pair[0])
+                (self._sequence(next(source), rng) for _ in range(self.recipe.batch * 16)), key=lambda row: len(row[0])
             )
             batches = [pool[i : i + self.recipe.batch] for i in range(0, len(pool), self.recipe.batch)]
             rng.shuffle(batches)
             yield from map(self._batch, batches)
 
-    def _batch(self, rows: list[tuple[list[int], list[int]]]) -> tuple[torch.Tensor, torch.Tensor]:
-        width = max(len(ids) for ids, _ in rows)
-        ids = torch.full((len(rows), width), self.tokenizer.pad_token_id)
-        labels = torch.full((len(rows), width), -100)
-        for row, (row_ids, row_labels) in enumerate(rows):
-            ids[row, : len(row_ids)] = torch.tensor(row_ids)
-            labels[row, : len(row_labels)] = torch.tensor(row_labels)
-        return ids, labels
+    def _batch(self, rows: list[Sequence]) -> tuple[torch.Tensor, ...]:
+        width = max(len(row[0]) for row in rows)
+        padding = (self.tokenizer.pad_token_id, -100, 0.0, -1)
+        return tuple(
+            torch.tensor([one + [pad] * (width - len(one)) for one in column])
+            for column, pad in zip(zip(*rows, strict=True), padding, strict=True)
+        )
 
-    def _judged(self, problem: Problem, rng: random.Random) -> tuple[list[int], list[int]]:
-        ask_step = rng.random() < 0.5
-        text, right = (judged_step if ask_step else judged_answer)(problem, rng)
-        suffix = Codec(self.tokenizer).after(messages(problem), STEP if ask_step else ANSWER) + LEAD
-        self.sha256.update((problem.text + "\n" + text + suffix).encode())
-        # A step is judged where its chunk ends, after the blank line; an answer at the end of the chain.
-        text += "\n\n" if ask_step and not text.endswith("}.") else ""
-        ids = [
-            *prompt_ids(self.tokenizer, problem),
-            *self.tokenizer.encode(text, add_special_tokens=False),
-            *self.tokenizer.encode(suffix + ("9" if right else "0"), add_special_tokens=False),
-        ]
-        return ids, [-100] * (len(ids) - 1) + ids[-1:]
+    def _sequence(self, problem: Problem, rng: random.Random) -> Sequence:
+        while True:
+            made = (self._judged if rng.random() < self.recipe.judge else self._solved)(problem, rng)
+            if len(made[0]) <= CONTEXT:
+                return made
 
-    def _encode(self, problem: Problem, rng: random.Random) -> tuple[list[int], list[int]]:
+    def _judged(self, problem: Problem, rng: random.Random) -> Sequence:
+        text, right = asked(problem, rng, rng.random() < 0.5, self.tokenizer)
+        ids = [*prompt_ids(self.tokenizer, problem), *encode(self.tokenizer, text + ("9" if right else "0"))]
+        return ids, [-100] * (len(ids) - 1) + ids[-1:], [0.0] * (len(ids) - 1) + [self.recipe.decision], [-1] * len(ids)
+
+    def _solved(self, problem: Problem, rng: random.Random) -> Sequence:
         ids = prompt_ids(self.tokenizer, problem)
-        labels = [-100] * len(ids)
+        labels, weights, wrong = [-100] * len(ids), [0.0] * len(ids), [-1] * len(ids)
         lines = transcript(problem, rng, self.recipe.error_rate)
-        self.problems += 1
-        self.sha256.update((problem.text + "\n" + "\n\n".join(line.text for line in lines)).encode())
-        for index, line in enumerate(lines):
-            last = index == len(lines) - 1
+        for line in lines:
             # A blank line is a token of its own, so encoding line by line is encoding the whole.
-            line_ids = self.tokenizer.encode(line.text, add_special_tokens=False)
-            end = [self.tokenizer.eos_token_id] if last else self.tokenizer.encode("\n\n", add_special_tokens=False)
+            line_ids = encode(self.tokenizer, line.text)
+            end = [self.tokenizer.eos_token_id] if line is lines[-1] else encode(self.tokenizer, "\n\n")
+            learn = line.kind == "right" or (line.kind == "mended" and bool(self.recipe.mend))
             ids += line_ids + end
-            labels += (line_ids if line.learn else [-100] * len(line_ids)) + end
-        return ids, labels
+            labels += line_ids if learn else [-100] * len(line_ids)
+            # Whether something comes after an answer is learnt with the rest of mending.
+            labels += end if learn or self.recipe.mend else [-100]
+            weights += [self.recipe.decision, *[1.0] * (len(line_ids) - 1)]
+            weights += [self.recipe.decision if line.ends else 1.0]
+            same = encode(self.tokenizer, line.ought) if line.kind == "wrong" else line_ids
+            right = next((i for i, (x, y) in enumerate(zip_longest(line_ids, same)) if x != y), len(line_ids))
+            wrong += [0] * right + [1] * (len(line_ids) - right) + [int(line.kind == "wrong")]
+        return ids, labels, weights, wrong
+
+
+def asked(problem: Problem, rng: random.Random, step: bool, tokenizer: PreTrainedTokenizerFast) -> tuple[str, bool]:
+    """A solution of `problem` with a judge prompt up to its digit, and whether what is judged is right."""
+    text, right = (judged_step if step else judged_answer)(problem, rng)
+    # A step is judged where its chunk ends, after the blank line; an answer at the end of the chain.
+    text += "\n\n" if step and not text.endswith("}.") else ""
+    return text + Codec(tokenizer).after(messages(problem), STEP if step else ANSWER) + LEAD, right
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    """Ids of plain text."""
+    return list(tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerFast, problem: Problem) -> list[int]:
@@ -168,17 +204,12 @@ def judging(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, count: 
     device = next(model.parameters()).device
     nine, zero = (tokenizer.encode(digit, add_special_tokens=False)[0] for digit in "90")
     result = {}
-    for name, make, ask in (("step", judged_step, STEP), ("answer", judged_answer, ANSWER)):
+    for name in ("step", "answer"):
         hits = 0
         for _ in range(count):
             problem = next(source)
-            text, right = make(problem, rng)
-            text += "\n\n" if name == "step" and not text.endswith("}.") else ""
-            suffix = Codec(tokenizer).after(messages(problem), ask) + LEAD
-            ids = [
-                *prompt_ids(tokenizer, problem), *tokenizer.encode(text, add_special_tokens=False),
-                *tokenizer.encode(suffix, add_special_tokens=False),
-            ]  # fmt: skip
+            text, right = asked(problem, rng, name == "step", tokenizer)
+            ids = [*prompt_ids(tokenizer, problem), *encode(tokenizer, text)]
             logits = model(torch.tensor([ids], device=device)).logits[0, -1]
             hits += bool(logits[nine] > logits[zero]) == right
         result[name] = hits / count
@@ -194,7 +225,7 @@ def accuracy(
     model.eval()
     torch.manual_seed(seed)
     result = {}
-    for count in OPERATIONS:
+    for count in STEPS:
         source = problems("calibration", 10_000 + seed, range(count, count + 1))
         rows = [next(source) for _ in range(per_count)]
         prompts = [prompt_ids(tokenizer, row) for row in rows]
@@ -209,7 +240,7 @@ def accuracy(
             temperature=temperature,
             top_k=0,
             top_p=1.0,
-            max_new_tokens=180,
+            max_new_tokens=CONTEXT - width,
             pad_token_id=tokenizer.pad_token_id,
         )
         texts = tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
@@ -239,42 +270,51 @@ def train(role: str, recipe: Recipe, out: Path, init: Path | None, log_every: in
     model.train()
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{role}: {parameters:,} parameters on {device}, {torch.get_num_threads()} threads", flush=True)
-    opts = optimizers(model, recipe)
+    spotter = torch.nn.Linear(recipe.hidden, 1).to(device)
+    opts = [
+        *optimizers(model, recipe),
+        torch.optim.AdamW(spotter.parameters(), lr=recipe.adam_lr, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
     base = [[group["lr"] for group in opt.param_groups] for opt in opts]
-    stream = Stream(recipe, tokenizer)
-    judged = stream.judged()
-    start, tokens, mean_loss, mean_judge = time.monotonic(), 0, float("nan"), float("nan")
-    for step, (ids, labels) in enumerate(stream):
-        if step == recipe.steps:
+    loader = DataLoader(
+        Stream(recipe, tokenizer), batch_size=None, num_workers=recipe.workers, pin_memory=device.type == "cuda"
+    )
+    sha256, start, tokens, steps, mean_loss, mean_spot = hashlib.sha256(), time.monotonic(), 0, 0, nan, nan
+    for step, (ids, labels, weights, wrong) in enumerate(islice(loader, recipe.steps)):
+        sha256.update(ids.numpy().tobytes())
+        tokens += ids.numel()
+        ids, labels, weights, wrong = (one.to(device, non_blocking=True) for one in (ids, labels, weights, wrong))
+        progress = max(step / recipe.steps, (time.monotonic() - start) / recipe.seconds if recipe.seconds else 0)
+        if progress >= 1:
             break
-        ids, labels = ids.to(device), labels.to(device)
-        progress = step / recipe.steps
+        steps = step + 1
         rate = min((step + 1) / recipe.warmup, 1.0) * (recipe.floor + (1 - recipe.floor) * (1 - progress))
         for opt, lrs in zip(opts, base, strict=True):
             for group, lr in zip(opt.param_groups, lrs, strict=True):
                 group["lr"] = lr * rate
-        logits = model(input_ids=ids[:, :-1], use_cache=False).logits
-        loss = cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
-        loss.backward()
-        if recipe.judge:
-            ids_, labels_ = (one.to(device) for one in next(judged))
-            # One position a row is learnt, so the head runs on the last ones alone.
-            hidden = model.model(input_ids=ids_[:, :-1], use_cache=False).last_hidden_state
-            rows, places = (labels_[:, 1:] != -100).nonzero(as_tuple=True)
-            judged_loss = cross_entropy(model.lm_head(hidden[rows, places]), labels_[:, 1:][rows, places])
-            judged_loss.backward()
-            mean_judge = judged_loss.item() if step == 0 else 0.98 * mean_judge + 0.02 * judged_loss.item()
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            read = model.model(input_ids=ids[:, :-1], use_cache=False, output_hidden_states=True)
+            # Where nothing is learnt the head need not run.
+            learnt = (labels[:, 1:] != -100).nonzero(as_tuple=True)
+            logits = model.lm_head(read.last_hidden_state[learnt])
+            told = (wrong[:, :-1] >= 0).nonzero(as_tuple=True)
+            spotted = spotter(rms_norm(read.hidden_states[3 * recipe.layers // 4][told], (recipe.hidden,)))[:, 0]
+        weight = weights[:, 1:][learnt]
+        loss = cross_entropy(logits.float(), labels[:, 1:][learnt], reduction="none") @ weight / weight.sum()
+        spot = binary_cross_entropy_with_logits(spotted.float(), wrong[:, :-1][told].float())
+        (loss + recipe.spot * spot).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for opt in opts:
             opt.step()
             opt.zero_grad(set_to_none=True)
-        tokens += ids.numel()
-        mean_loss = loss.item() if step == 0 else 0.98 * mean_loss + 0.02 * loss.item()
+        if step % 10 == 0:  # reading it waits for the device
+            mean_loss = loss.item() if step == 0 else 0.8 * mean_loss + 0.2 * loss.item()
+            mean_spot = spot.item() if step == 0 else 0.8 * mean_spot + 0.2 * spot.item()
         if (step + 1) % log_every == 0:
             seconds = time.monotonic() - start
             print(
-                f"step {step + 1}/{recipe.steps} loss {mean_loss:.4f} judge {mean_judge:.4f} "
-                f"{tokens / seconds:,.0f} tok/s {seconds:.0f} s",
+                f"step {step + 1}/{recipe.steps} loss {mean_loss:.4f} spot {mean_spot:.4f} {seconds:.0f} s "
+                f"{tokens / seconds:,.0f} tok/s",
                 flush=True,
             )
         if check_every and (step + 1) % check_every == 0:
@@ -290,27 +330,28 @@ def train(role: str, recipe: Recipe, out: Path, init: Path | None, log_every: in
             save(model, tokenizer, out)
     save(model, tokenizer, out)
     by_count = accuracy(model, tokenizer, 0.6, 100, seed=1)
+    where = torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
     card = {
         "role": role,
         "init": json.loads((init / "card.json").read_text()) if init else None,
-        "task": "chain",
+        "task": "stories",
         "parameters": parameters,
         "recipe": asdict(recipe),
         "data": {
             "split": "train",
             "seed": recipe.data_seed,
-            "problems": stream.problems,
-            "sha256": stream.sha256.hexdigest(),
+            "sequences": steps * recipe.batch,
+            "sha256": sha256.hexdigest(),
         },
         "loss": round(mean_loss, 5),
         "accuracy": {
             "temperature": 0.6,
             "problems_per_count": 100,
             "mean": round(sum(by_count.values()) / len(by_count), 4),
-            "by_operations": by_count,
+            "by_steps": by_count,
         },
         **({"judging": judging(model, tokenizer, 400, seed=1)} if recipe.judge else {}),
-        "trained_on": f"{device.type}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "trained_on": f"{where}, torch {torch.__version__}",
         "seconds": round(time.monotonic() - start),
         "command": shlex.join(["python", "-m", "a1_sgl.launch.pocket.train", *sys.argv[1:]]),
     }

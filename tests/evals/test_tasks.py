@@ -190,5 +190,5 @@ def test_unknown_names_are_refused():
 
 
 def test_what_comes_with_the_package():
-    assert set(TASKS) == {*COUNTS, "gpqa_diamond", "s1", "chain"}
+    assert set(TASKS) == {*COUNTS, "gpqa_diamond", "s1", "chain", "stories"}
     assert all(find_task(name).about for name in TASKS)

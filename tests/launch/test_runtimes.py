@@ -102,9 +102,12 @@ def test_a_broken_state_file_says_what_to_do(tmp_path):
         State(tmp_path).runtimes()
 
 
-def test_missing_weights_name_the_command_that_makes_them(tmp_path, monkeypatch):
+def test_missing_weights_and_pairs_are_named(tmp_path, monkeypatch):
+    assert [spec.name for spec in pocket_specs("stories")] == ["draft", "target"]
+    with pytest.raises(ConfigError, match="'math500' has no pocket pair; these have: chain, stories"):
+        pocket_specs("math500")
     monkeypatch.setattr("a1_sgl.launch.pocket._HERE", tmp_path)
-    with pytest.raises(ConfigError, match="a1_sgl.launch.pocket.train draft"):
+    with pytest.raises(ConfigError, match="chain/draft holds no weights"):
         pocket_specs()
 
 

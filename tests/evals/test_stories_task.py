@@ -1,0 +1,123 @@
+import itertools
+import random
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from a1_sgl.evals import generated
+from a1_sgl.evals.stories import COUNTS, OPERANDS, Problem, Step, problems, work
+from a1_sgl.evals.tasks import find_task
+from a1_sgl.launch.pocket.corpus import judged_answer, judged_step, transcript
+
+
+def take(split, seed, n, **options):
+    return list(itertools.islice(problems(split, seed, **options), n))
+
+
+def counts(line):
+    """(before, after) as a line of a solution says."""
+    return int(re.search(r"so (\d+) [-+*] ", line)[1]), int(re.search(r" has (\d+) \w+\.$", line)[1])
+
+
+def checked(column):
+    """Whether a column's sum is right by Python."""
+    sum_, _, said = column.partition(" = ")
+    return not said or eval(sum_) == int(said.split(",")[0])
+
+
+def test_solutions_are_right_by_python():
+    for problem in take("test", 0, 200):
+        *steps, last = problem.lines
+        assert [counts(line) for line in steps] == list(itertools.pairwise(problem.counts))
+        for line in steps:
+            for column in line.partition(": ")[2].partition(": ")[2].rpartition("; so ")[0].split("; "):
+                assert checked(column.partition(" ")[2]), line
+        assert last == f"The answer is \\boxed{{{problem.answer}}}."
+
+
+def test_columns_make_the_result():
+    for a in range(1, 1000, 7):
+        for b in OPERANDS["+"]:
+            assert work(a, "+", b)[1] == a + b
+            if b <= a:
+                assert work(a, "-", b)[1] == a - b
+        for b in OPERANDS["*"]:
+            assert work(a, "*", b)[1] == a * b
+    assert work(238, "+", 47) == (["8 + 7 = 15, carry 1", "3 + 4 + 1 = 8", "2"], 285)
+    assert work(503, "-", 87) == (["3 + 10 - 7 = 6, borrow 1", "0 + 10 - 8 - 1 = 1, borrow 1", "5 - 1 = 4"], 416)
+    with pytest.raises(ValueError, match="negative"):
+        work(3, "-", 4)
+
+
+def test_a_slip_is_carried_on_and_a_forgotten_carry_is_missing():
+    assert work(238, "+", 47, slip=(0, 1)) == (["8 + 7 = 16, carry 1", "3 + 4 + 1 = 8", "2"], 286)
+    assert work(238, "+", 47, carrying=False) == (["8 + 7 = 15, carry 1", "3 + 4 = 7", "2"], 275)
+
+
+def test_splits_share_no_question_whatever_the_seed():
+    texts = {split: {p.text for seed in range(3) for p in take(split, seed, 300)} for split in generated.SPLITS}
+    assert not texts["test"] & texts["train"]
+    assert not texts["test"] & texts["calibration"]
+    assert not texts["calibration"] & texts["train"]
+
+
+def test_a_seed_gives_one_sequence_of_distinct_balanced_questions():
+    first, again, other = take("test", 3, 60), take("test", 3, 60), take("test", 4, 60)
+    assert first == again != other
+    assert len(set(first)) == 60
+    assert [p.difficulty for p in first[:6]] == [3, 4, 5, 6, 7, 8]
+    assert {p.difficulty for p in take("test", 3, 10, levels=range(5, 7))} == {5, 6}
+
+
+def test_impossible_problems_cannot_be_made():
+    with pytest.raises(ValueError, match="leaves"):
+        Problem("Mia", "pins", 900, (Step("+", 200), Step("-", 200), Step("-", 3)))
+    with pytest.raises(ValueError, match="twice"):
+        Problem("Mia", "pins", 9, (Step("+", 20), Step("+", 20, 1), Step("-", 3)))
+    with pytest.raises(ValueError, match="3 to 8"):
+        Problem("Mia", "pins", 9, (Step("+", 20),))
+    with pytest.raises(ValueError, match="nobody"):
+        Problem("Mia", "elephants", 9, (Step("+", 20), Step("+", 21), Step("-", 3)))
+    with pytest.raises(ValueError, match="no such step"):
+        Step("/", 3)
+    with pytest.raises(ValueError, match="no verb"):
+        Step("*", 3, 2)
+
+
+@given(st.integers(0, 10_000))
+def test_training_texts_end_right_and_learn_no_error(seed):
+    problem = take("train", seed, 1)[0]
+    lines = transcript(problem, random.Random(seed), 0.3)
+    assert lines[-1].ends
+    assert lines[-1].count == problem.answer
+    done = 0
+    for line in lines:
+        if line.kind != "wrong":
+            done = problem.lines.index(re.sub(r"^Wait, .* is wrong: ", "", line.text)) + 1
+            assert line.text.startswith("Wait, ") == (line.kind == "mended")
+        else:
+            assert line.text != line.ought
+            assert line.text not in problem.lines[:done] or line.ends
+    assert done == len(problem.lines)
+
+
+@given(st.integers(0, 10_000))
+def test_what_is_judged_is_what_it_is_said_to_be(seed):
+    problem, rng = take("train", seed, 1)[0], random.Random(seed)
+    text, right = judged_answer(problem, rng)
+    assert text.endswith(f"{{{problem.answer}}}.") == right
+    text, right = judged_step(problem, rng)
+    last = re.sub(r"^Wait, .* is wrong: ", "", text.split("\n\n")[-1])
+    assert not right or last in problem.lines
+
+
+def test_questions_have_levels_of_steps_and_exact_answers():
+    task = find_task("stories")
+    assert {q.meta["steps"] for q in task.questions("test", 12, 0)} == set(range(3, 9))
+    assert {q.meta["steps"] for q in task.questions("test", 6, 0, levels="4:5")} == {4, 5}
+    question = task.questions("test", 1)[0]
+    assert int(question.answer) in COUNTS
+    assert task.grade(question.answer, question).correct
+    assert not task.grade(question.answer + "0", question).correct
