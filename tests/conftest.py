@@ -1,6 +1,7 @@
 """Three real runtimes for the whole session: the pocket draft and target, and a stranger with another tokenizer."""
 
 import itertools
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,10 @@ from hypothesis import settings
 
 from a1_sgl.launch.pocket import pocket_specs
 from a1_sgl.launch.runtimes import Spec, serve
+
+# A shell has what it starts in the background ignore interrupts, and tests interrupt themselves and their children.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Same examples everywhere, and no limit on an example's time: a busy machine is not a wrong result.
 settings.register_profile("a1", deadline=None, derandomize=True)
