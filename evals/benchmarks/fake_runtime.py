@@ -18,7 +18,7 @@ from a1_sgl.launch import pocket
 
 CHUNK = 9
 """Tokens of every chunk; of a line of the task ``chain``, which is what a1 has verified there."""
-TOKENIZER = Path(pocket.__file__).parent / "tokenizer"
+TOKENIZER = Path(pocket.__file__).parent / "chain" / "draft"
 
 
 def application(text: str, ids: list[int], context: int) -> web.Application:
