@@ -14,12 +14,14 @@ from typing import Literal
 
 from a1_sgl.evals.stories import COUNTS, OPERANDS, VERBS, Problem, Step, work
 
-Kind = Literal["right", "wrong", "mended"]
+Kind = Literal["right", "forgot", "wrong", "mended"]
 
 
 @dataclass(frozen=True)
 class Line:
     """One line of a solution: right, wrong (itself or by what came before it), or the correction of a wrong one.
+
+    Where a carry or borrow was forgotten it is wrong in the way that a draft learns to be.
 
     Attributes:
         count: what it says there is.
@@ -34,13 +36,16 @@ class Line:
     ought: str = ""
 
 
-def transcript(problem: Problem, rng: random.Random, error_rate: float, notice: float = 0.6) -> list[Line]:
+def transcript(
+    problem: Problem, rng: random.Random, error_rate: float, notice: float = 0.6, forget: float = 0.0
+) -> list[Line]:
     """The solution of `problem`; each line is, with probability `error_rate`, wrong and later corrected.
 
     A correction may itself be wrong and corrected again, at the same rate.
 
     Args:
         notice: probability that an error is seen at the next line rather than built upon.
+        forget: probability that a carry or borrow that matters is forgotten.
     """
     lines: list[Line] = []
     # The next step, the count before it, and the first step that is wrong; -1 is none.
@@ -62,6 +67,8 @@ def transcript(problem: Problem, rng: random.Random, error_rate: float, notice: 
         elif wrong < 0 and rng.random() < error_rate:
             line, lead, wrong = _slip(problem, index, rng), "", index
             text, count, kind, ought = line.text, line.count, "wrong", problem.line_at(index)
+        elif wrong < 0 and step is not None and rng.random() < forget and (line := _forgot(problem, index)):
+            lead, wrong, text, count, kind, ought = "", index, line.text, line.count, "forgot", problem.line_at(index)
         else:
             lead, kind = "", "wrong" if wrong >= 0 else "right"
             if step is None:
@@ -97,6 +104,16 @@ def judged_answer(problem: Problem, rng: random.Random) -> tuple[str, bool]:
 def _fits(step: Step | None, count: int) -> bool:
     """Whether a solution can go on from a wrong count."""
     return count in COUNTS and (step is None or step.apply(count) in COUNTS)
+
+
+def _forgot(problem: Problem, index: int) -> Line | None:
+    """Step `index` without its carries and borrows; None where there are none that matter."""
+    count, step = problem.counts[index], problem.steps[index]
+    columns, result = work(count, step.op, step.operand, carrying=False)
+    if result == problem.counts[index + 1]:
+        return None
+    text = problem.sentence(index, step.event, f"{count} {step.op} {step.operand}", columns, result)
+    return Line(text, "forgot", result)
 
 
 def _slip(problem: Problem, index: int, rng: random.Random) -> Line:

@@ -48,6 +48,8 @@ class Recipe:
 
     Attributes:
         error_rate: of a line of a solution.
+        forget: share of the carries and borrows that matter which are forgotten, and learnt so: what makes a draft of a
+            model that would otherwise be right.
         mend: whether corrections are learnt; a model that does not learn them reads them and goes on.
         judge: share of the sequences that end in a judge prompt, whose digit alone is learnt.
         spot: weight in the loss of telling, token by token, where a line has gone wrong; a linear reading of the layer
@@ -66,6 +68,7 @@ class Recipe:
     batch: int
     data_seed: int
     error_rate: float
+    forget: float = 0.0
     mend: int = 0
     judge: float = 0.0
     decision: float = 1.0
@@ -80,7 +83,7 @@ class Recipe:
 
 RECIPES = {
     "draft": Recipe(
-        layers=2, hidden=64, heads=2, intermediate=192, steps=750, batch=32, data_seed=1, error_rate=0.1, workers=1
+        layers=2, hidden=64, heads=2, intermediate=192, steps=3000, batch=64, data_seed=1, error_rate=0.1
     ),
     "target": Recipe(
         layers=16, hidden=128, heads=4, intermediate=344, steps=1500, batch=128, data_seed=2, error_rate=0.2, mend=1,
@@ -154,21 +157,22 @@ class Stream(IterableDataset[tuple[torch.Tensor, ...]]):  # type: ignore[misc]  
     def _solved(self, problem: Problem, rng: random.Random) -> Sequence:
         ids = prompt_ids(self.tokenizer, problem)
         labels, weights, wrong = [-100] * len(ids), [0.0] * len(ids), [-1] * len(ids)
-        lines = transcript(problem, rng, self.recipe.error_rate)
+        lines = transcript(problem, rng, self.recipe.error_rate, forget=self.recipe.forget)
         for line in lines:
             # A blank line is a token of its own, so encoding line by line is encoding the whole.
             line_ids = encode(self.tokenizer, line.text)
             end = [self.tokenizer.eos_token_id] if line is lines[-1] else encode(self.tokenizer, "\n\n")
-            learn = line.kind == "right" or (line.kind == "mended" and bool(self.recipe.mend))
+            learn = line.kind in ("right", "forgot") or (line.kind == "mended" and bool(self.recipe.mend))
             ids += line_ids + end
             labels += line_ids if learn else [-100] * len(line_ids)
             # Whether something comes after an answer is learnt with the rest of mending.
             labels += end if learn or self.recipe.mend else [-100]
             weights += [self.recipe.decision, *[1.0] * (len(line_ids) - 1)]
             weights += [self.recipe.decision if line.ends else 1.0]
-            same = encode(self.tokenizer, line.ought) if line.kind == "wrong" else line_ids
+            bad = line.kind in ("wrong", "forgot")
+            same = encode(self.tokenizer, line.ought) if bad else line_ids
             right = next((i for i, (x, y) in enumerate(zip_longest(line_ids, same)) if x != y), len(line_ids))
-            wrong += [0] * right + [1] * (len(line_ids) - right) + [int(line.kind == "wrong")]
+            wrong += [0] * right + [1] * (len(line_ids) - right) + [int(bad)]
         return ids, labels, weights, wrong
 
 

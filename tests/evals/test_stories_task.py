@@ -57,7 +57,7 @@ def test_a_slip_is_carried_on_and_a_forgotten_carry_is_missing():
 
 
 def test_splits_share_no_question_whatever_the_seed():
-    texts = {split: {p.text for seed in range(3) for p in take(split, seed, 300)} for split in generated.SPLITS}
+    texts = {split: {p.text for seed in range(3) for p in take(split, seed, 200)} for split in generated.SPLITS}
     assert not texts["test"] & texts["train"]
     assert not texts["test"] & texts["calibration"]
     assert not texts["calibration"] & texts["train"]
