@@ -59,6 +59,9 @@ def test_what_a_runtime_has_computed_it_never_computes_again(name, pair, questio
             (c.runtime, c.prompt_tokens, c.cached_tokens, c.completion_tokens, c.started, c.ended) for c in accounted
         }
         for call, ids, _, start in calls:
+            if not call.prompt_tokens:  # it was stopped before it began
+                assert not call.completion_tokens
+                continue
             before = [ids_ + out for other, ids_, out, _ in calls if other.ended <= call.started]
             longest = max((common(ids, one) for one in before), default=0)
             # The last token is computed anew for its distribution, and a sequence's last decoded one never was; a
