@@ -40,7 +40,7 @@ def doctor(runtimes: Runtimes) -> None:
     check("sglang", _sglang)
     check("engine", _engine)
     check("machine", lambda: f"{os.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB memory")
-    check("pocket pair", _pocket)
+    check("pocket pairs", _pocket)
     try:
         where = runtimes.urls(("draft", "target"))
     except A1Error as error:
@@ -71,9 +71,11 @@ def _engine() -> str:
 
 
 def _pocket() -> str:
-    from a1_sgl.launch.pocket import pocket_specs
+    from a1_sgl.launch.pocket import PAIRS, pocket_specs
 
-    return ", ".join(spec.model.rpartition("/")[2] for spec in pocket_specs()) + " weights are here"
+    for task in PAIRS:
+        pocket_specs(task)
+    return f"weights for {' and '.join(PAIRS)} are here"
 
 
 async def _runtime(name: str, url: str, settings: Settings) -> str:

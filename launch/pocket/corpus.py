@@ -67,7 +67,7 @@ def transcript(
         elif wrong < 0 and rng.random() < error_rate:
             line, lead, wrong = _slip(problem, index, rng), "", index
             text, count, kind, ought = line.text, line.count, "wrong", problem.line_at(index)
-        elif wrong < 0 and step is not None and rng.random() < forget and (weak := _forgot(problem, index)):
+        elif wrong < 0 and forget and step is not None and rng.random() < forget and (weak := _forgot(problem, index)):
             lead, wrong, text, count, kind, ought = "", index, weak.text, weak.count, "forgot", problem.line_at(index)
         else:
             lead, kind = "", "wrong" if wrong >= 0 else "right"

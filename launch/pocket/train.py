@@ -225,7 +225,7 @@ def judging(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, count: 
 def accuracy(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, temperature: float, per_count: int, seed: int
 ) -> dict[int, float]:
-    """Share of right answers by number of operations, on calibration problems: never trained or tested on."""
+    """Share of right answers by number of steps, on calibration problems: never trained or tested on."""
     model.eval()
     torch.manual_seed(seed)
     result = {}

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from a1_sgl.evals import generated
 from a1_sgl.evals.stories import COUNTS, OPERANDS, Problem, Step, problems, work
 from a1_sgl.evals.tasks import find_task
 from a1_sgl.launch.pocket.corpus import judged_answer, judged_step, transcript
@@ -56,21 +55,6 @@ def test_a_slip_is_carried_on_and_a_forgotten_carry_is_missing():
     assert work(238, "+", 47, carrying=False) == (["8 + 7 = 15, carry 1", "3 + 4 = 7", "2"], 275)
 
 
-def test_splits_share_no_question_whatever_the_seed():
-    texts = {split: {p.text for seed in range(3) for p in take(split, seed, 200)} for split in generated.SPLITS}
-    assert not texts["test"] & texts["train"]
-    assert not texts["test"] & texts["calibration"]
-    assert not texts["calibration"] & texts["train"]
-
-
-def test_a_seed_gives_one_sequence_of_distinct_balanced_questions():
-    first, again, other = take("test", 3, 60), take("test", 3, 60), take("test", 4, 60)
-    assert first == again != other
-    assert len(set(first)) == 60
-    assert [p.difficulty for p in first[:6]] == [3, 4, 5, 6, 7, 8]
-    assert {p.difficulty for p in take("test", 3, 10, levels=range(5, 7))} == {5, 6}
-
-
 def test_impossible_problems_cannot_be_made():
     with pytest.raises(ValueError, match="leaves"):
         Problem("Mia", "pins", 900, (Step("+", 200), Step("-", 200), Step("-", 3)))
@@ -101,6 +85,18 @@ def test_training_texts_end_right_and_learn_no_error(seed):
             assert line.text != line.ought
             assert line.text not in problem.lines[:done] or line.ends
     assert done == len(problem.lines)
+
+
+@given(st.integers(0, 10_000))
+def test_what_is_forgotten_is_a_carry_that_matters(seed):
+    problem = take("train", seed, 1)[0]
+    lines = transcript(problem, random.Random(seed), 0, forget=1.0)
+    forgot = [line for line in lines if line.kind == "forgot"]
+    for line in forgot:
+        assert counts(line.text)[1] != counts(line.ought)[1]
+        assert line.ought in problem.lines
+    without = [work(a, s.op, s.operand, carrying=False)[1] for a, s in zip(problem.counts, problem.steps, strict=False)]
+    assert len(forgot) == sum(a != b for a, b in zip(without, problem.counts[1:], strict=True))
 
 
 @given(st.integers(0, 10_000))
