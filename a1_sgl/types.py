@@ -91,7 +91,9 @@ class Call(_Record):
     """One request to a runtime, as the runtime accounted for it. Times are seconds since the epoch.
 
     `runtime` is the runtime's own name, `role` what it was for: ``draft`` wrote, ``target`` took over or verified, and
-    ``verifier`` verified where a third runtime does.
+    ``verifier`` verified where a third runtime does. Of the time between `started` and `ended` the runtime itself had
+    it for `served_s` seconds; of these it lay in the queue for `queue_s`, and its prompt took `prefill_s`. None where
+    the runtime does not tell.
     """
 
     runtime: str
@@ -102,6 +104,9 @@ class Call(_Record):
     completion_tokens: int
     started: float
     ended: float
+    served_s: float | None = None
+    queue_s: float | None = None
+    prefill_s: float | None = None
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,14 @@ def environment(backend: Backend) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "packages": {package: _version(package) for package in PACKAGES},
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
+        "machine": machine(),
         "parameters": {role.name: role.engine.identity.parameters for role in backend.roles.all},
     }
+
+
+def machine() -> str:
+    """What the client runs on."""
+    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"
 
 
 def fingerprint(engine: Engine) -> dict[str, str]:

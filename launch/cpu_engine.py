@@ -10,7 +10,8 @@ With torch-native attention none of their functions is ever *called*. `enable` t
 ``sys.meta_path`` that answers for these names alone. Python asks it last, so wherever the real package is installed
 the stand-in does not exist. A stand-in's function raises when it is called: a wrong result is impossible.
 
-Nothing here imports sglang or torch, so that it can run before either.
+Nothing here imports sglang or torch, so that it can run before either. When SGLang's torch-native attention is imported,
+`extend_attention` mends what it computes in vain.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ def enable() -> None:
     os.environ.setdefault("SGLANG_USE_CPU_ENGINE", "1")
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.append(_Finder())
+        sys.meta_path.insert(0, _Patcher())
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -58,6 +60,29 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def exec_module(self, module: types.ModuleType) -> None:
         pass
+
+
+class _Patcher(importlib.abc.MetaPathFinder):
+    """Has SGLang's attention patched when it is imported, in whichever process."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname != "sglang.srt.layers.attention.torch_native_backend":
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is None or spec.loader is None:
+            return spec
+        run = spec.loader.exec_module
+
+        def exec_module(module: types.ModuleType) -> None:
+            from a1_sgl.launch.extend_attention import patch
+
+            run(module)
+            patch(module)
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
 
 
 class _StandIn(types.ModuleType):

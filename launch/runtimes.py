@@ -119,7 +119,8 @@ def _start(spec: Spec, logs: Path) -> tuple[subprocess.Popen[bytes], Running]:
     port, log = _free_port(), logs / f"{spec.name}.log"
     local = Path(spec.model).is_dir()
     command = [sys.executable, "-m", "a1_sgl.launch.serve", "--model-path", spec.model, "--port", str(port)]
-    command += ["--log-level", "warning", *(() if has_gpu() else CPU_FLAGS), *spec.flags]
+    # With metrics an answer says how long its request lay in the queue.
+    command += ["--log-level", "warning", "--enable-metrics", *(() if has_gpu() else CPU_FLAGS), *spec.flags]
     environment = os.environ | {WATCH: "1"} | ({"HF_HUB_OFFLINE": "1"} if local else {})
     if not has_gpu():
         environment |= {"SGLANG_USE_CPU_ENGINE": "1", "OMP_NUM_THREADS": "1"}

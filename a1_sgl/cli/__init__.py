@@ -26,9 +26,24 @@ errors = Console(stderr=True)
 
 @cache
 def _register() -> None:
-    from a1_sgl.cli import calibrate, compare, demo, doctor, eval, grade, launch, lists, replay, report, solve, tasks
+    from a1_sgl.cli import (
+        bench,
+        calibrate,
+        compare,
+        demo,
+        doctor,
+        eval,
+        grade,
+        launch,
+        lists,
+        replay,
+        report,
+        solve,
+        tasks,
+    )
 
     app.add_typer(launch.app, name="launch")
+    app.add_typer(bench.app, name="bench")
     app.command("calibrate")(calibrate.calibrate)
     app.command("eval")(eval.eval_)
     app.command("grade")(grade.grade)

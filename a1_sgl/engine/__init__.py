@@ -14,6 +14,7 @@ from a1_sgl.engine.protocol import (
     Request,
     Route,
     Scores,
+    Served,
     Spent,
 )
 from a1_sgl.engine.scope import Scope
@@ -35,6 +36,7 @@ __all__ = [
     "SGLang",
     "Scope",
     "Scores",
+    "Served",
     "Settings",
     "Spent",
     "aside",

@@ -12,6 +12,8 @@ from typing import Any
 
 import orjson
 
+from a1_sgl.engine.protocol import Served
+
 PROMPT_RESERVE = 7
 """Tokens by which the longest admitted prompt is shorter than the context."""
 
@@ -121,6 +123,18 @@ def next_token(meta: Mapping[str, Any], choices: Sequence[int]) -> tuple[float, 
         if value is None:
             raise Unusable(f"no log-probability for token {token} as the next one")
     return tuple(value for value in found if value is not None)
+
+
+def served(meta: Mapping[str, Any]) -> Served:
+    """Where the time went, as far as the runtime tells: all of it only with ``--enable-metrics``."""
+    begun, filled = _seconds(meta.get("forward_entry_time")), _seconds(meta.get("prefill_finished_time"))
+    prefill = None if begun is None or filled is None else max(0.0, filled - begun)
+    return Served(_seconds(meta.get("e2e_latency")), _seconds(meta.get("queue_time")), prefill)
+
+
+def _seconds(value: Any) -> float | None:
+    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+    return float(value) if good else None
 
 
 def _value(entry: Any) -> float | None:

@@ -53,6 +53,23 @@ class Request:
     image_tokens: int = 0
 
 
+class Served(NamedTuple):
+    """Where a request's time went inside the runtime, in seconds; None for what it does not tell.
+
+    Attributes:
+        whole: from its arrival to its answer.
+        queue: until it was first computed.
+        prefill: until its prompt was computed, after that.
+    """
+
+    whole: float | None = None
+    queue: float | None = None
+    prefill: float | None = None
+
+
+UNTOLD = Served()
+
+
 class Spent(NamedTuple):
     """What one request cost, as the runtime accounted for it; `started` and `ended` are seconds since the epoch."""
 
@@ -62,6 +79,7 @@ class Spent(NamedTuple):
     completion_tokens: int
     started: float
     ended: float
+    served: Served = UNTOLD
 
 
 @dataclass(frozen=True, slots=True)

@@ -237,8 +237,9 @@ class SGLang:
 
     def _spent(self, answer: Answer, started: float) -> Spent:
         return Spent(
-            self.name, answer.prompt_tokens, answer.cached_tokens, answer.completion_tokens, started, time.time()
-        )
+            self.name, answer.prompt_tokens, answer.cached_tokens, answer.completion_tokens, started, time.time(),
+            answers.served(answer.meta),
+        )  # fmt: skip
 
 
 _OF_REQUEST = frozenset(

@@ -69,8 +69,9 @@ class Account:
 
 def call(spent: Spent, role: str, kind: CallKind) -> Call:
     """The record of a request."""
+    served = spent.served
     return Call(
         runtime=spent.runtime, role=role, kind=kind, prompt_tokens=spent.prompt_tokens,
         cached_tokens=spent.cached_tokens, completion_tokens=spent.completion_tokens, started=spent.started,
-        ended=spent.ended,
+        ended=spent.ended, served_s=served.whole, queue_s=served.queue, prefill_s=served.prefill,
     )  # fmt: skip

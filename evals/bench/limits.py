@@ -1,0 +1,62 @@
+"""What speed is possible at all, from what the parts cost.
+
+Costs are in units of the target's time for one chunk: `draft` for the draft's chunk, `verify` for the target's reading
+of it, and 1 for writing it. The formulas are of chunks of one length; a turn is one chunk of the answer, or with
+``continue`` and a take-over two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+def chain_speed_up(
+    draft: float, verify: float, alpha: float, take_over: str = "replace", lookahead: bool = False
+) -> float:
+    """How many times as fast as the target alone one chain can be, when nothing else runs.
+
+    Args:
+        take_over: ``replace`` or ``continue``.
+        lookahead: whether the next chunk is drafted while this one is verified.
+
+    Raises:
+        ValueError: a cost that is not positive, a rate outside [0, 1], or another take-over.
+    """
+    if not (draft > 0 and verify > 0 and 0 <= alpha <= 1):
+        raise ValueError(f"costs must be positive and the rate in [0, 1]: {draft}, {verify}, {alpha}")
+    if take_over not in ("replace", "continue"):
+        raise ValueError(f"unknown take-over {take_over!r}; known: replace, continue")
+    written = 1 + alpha if take_over == "continue" else 1.0
+    if lookahead:  # after a rejection the next draft begins anew, after the target
+        return written / ((1 - alpha) * max(draft, verify) + alpha * (draft + verify + 1))
+    return written / (draft + verify + alpha)
+
+
+def saturated_speed_up(alpha: float, rho: float) -> float:
+    """How many times the target's throughput alone the pair can have, when the target is never idle.
+
+    Args:
+        alpha: share of tokens that the target writes.
+        rho: what verifying a token costs, over what writing one costs, with as many chains in flight.
+    """
+    return 1 / (alpha + rho)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds a token with so many chains in flight, each kind measured by itself: the runtime's own throughput."""
+
+    draft: float
+    target: float
+    verify: float
+
+    @property
+    def rho(self) -> float:
+        """Verification over decode, on the target."""
+        return self.verify / self.target
+
+    def bound(self, drafted: int, decoded: int, verified: int, in_flight: int) -> float:
+        """Seconds that this many tokens take at least: neither runtime can be faster than when it is never idle, and
+        where one chain runs at a time, nothing can be done beside anything else."""
+        draft, target = drafted * self.draft, decoded * self.target + verified * self.verify
+        return draft + target if in_flight == 1 else max(draft, target)

@@ -1,0 +1,202 @@
+"""What reading a token costs a runtime, over what writing one costs: rho, by batch and chunk.
+
+It says where A1 pays. A target that is never idle gains at most ``1 / (alpha + rho)``, so nothing where
+``alpha + rho >= 1``. Rho is small where decoding is bound by memory, which reads all weights for each step, and grows
+with the batch, since verification is bound by computing at any batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from a1_sgl.engine import Engine, Request
+from a1_sgl.errors import ConfigError
+from a1_sgl.evals.bench.limits import saturated_speed_up
+from a1_sgl.session.transcript import as_ids
+
+BATCHES = (1, 4, 16, 64, 256)
+CHUNKS = (16, 64, 256, 512)
+PREFIX = 256
+"""Tokens before what is decoded or verified; fewer where the context is short."""
+STEPS = (8, 40)
+"""Decode steps of the two generations whose difference is taken, so that prompt and request drop out."""
+FILE = "rho.json"
+
+
+class Rho(BaseModel):
+    """Costs of one runtime.
+
+    Attributes:
+        model, model_sha256: what it served.
+        machine, packages: what it ran on.
+        prefix: tokens before what was decoded or verified.
+        decode: seconds a token, by batch.
+        verify: seconds a token, by batch and chunk: so many chunks of that length sent at once.
+        left_out: what was not measured, and why.
+    """
+
+    model: str
+    model_sha256: str
+    machine: str
+    packages: dict[str, str | None]
+    prefix: int
+    decode: dict[int, float]
+    verify: dict[int, dict[int, float]]
+    left_out: list[str] = []
+
+    def at(self, batch: int, chunk: int) -> float:
+        """Rho at the measured batch and chunk that are nearest, as factors.
+
+        Raises:
+            ValueError: nothing was measured.
+        """
+        row = nearest(self.verify, batch)
+        return self.verify[row][nearest(self.verify[row], chunk)] / self.decode[nearest(self.decode, batch)]
+
+    def says(self, batch: int, chunk: int, alpha: float) -> str:
+        """Where A1 pays on this runtime, and by how much, in one sentence."""
+        row = nearest(self.verify, batch)
+        column = nearest(self.verify[row], chunk)
+        rho = self.at(row, column)
+        pays = [one for one in sorted(self.verify) if self.at(one, column) + alpha < 1]
+        at = f"with {row} in flight and chunks of {column} tokens rho is {rho:.2f}"
+        if not pays:
+            return (
+                f"A1 does not pay at alpha {alpha:g} on {self.model}: {at}, and rho + alpha is at least 1 at any batch"
+            )
+        gain = saturated_speed_up(alpha, rho)
+        where = "at every batch measured" if len(pays) == len(self.verify) else f"up to {pays[-1]} in flight"
+        if row not in pays:
+            return f"A1 pays at alpha {alpha:g} on {self.model} {where} only: {at}"
+        return (
+            f"A1 pays at alpha {alpha:g} on {self.model} {where}: {at}, so that its throughput is at most "
+            f"1 / (alpha + rho) = {gain:.1f} times the target's alone"
+        )
+
+    def save(self, state: Path) -> Path:
+        """Keeps it where other commands look for it."""
+        state.mkdir(parents=True, exist_ok=True)
+        path = state / FILE
+        path.write_text(self.model_dump_json(indent=1))
+        return path
+
+    @classmethod
+    def find(cls, state: Path) -> Rho | None:
+        """What was last measured here; None if nothing was.
+
+        Raises:
+            ConfigError: the file cannot be read.
+        """
+        path = state / FILE
+        if not path.exists():
+            return None
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path} cannot be read ({error}); delete it and run `a1 bench rho` again") from error
+
+
+def nearest(measured: Any, wanted: int) -> int:
+    """The number in `measured` that `wanted` differs from by the smallest factor."""
+    if not measured:
+        raise ValueError("nothing was measured")
+    return min(measured, key=lambda one: max(one / wanted, wanted / one))
+
+
+async def measure(
+    engine: Engine,
+    *,
+    machine: str,
+    packages: dict[str, str | None],
+    batches: Sequence[int] = BATCHES,
+    chunks: Sequence[int] = CHUNKS,
+    running: int | None = None,
+    capacity: int | None = None,
+    seconds: float = 120.0,
+    seed: int = 0,
+    tell: Callable[[str], None] = lambda text: None,
+) -> Rho:
+    """Measures a runtime that does nothing else.
+
+    Args:
+        running: how many sequences it computes at once; larger batches are left out.
+        capacity: how many tokens its cache holds; what needs more is left out.
+        seconds: when they are over, what is left is left out, largest batches first.
+        seed: of the token ids.
+        tell: told of what is measured.
+
+    Raises:
+        RuntimeFault: as the engine's.
+        ConfigError: the context is too short for any of it.
+    """
+    began, drawn = time.monotonic(), random.Random(seed)
+    limits, size = engine.limits, engine.codec.size
+    prefix = min(PREFIX, limits.longest_prompt // 4)
+    if prefix < 2:
+        raise ConfigError(f"{engine.name}: a context of {limits.context} tokens is too short to measure anything in")
+    left_out: list[str] = []
+    decode: dict[int, float] = {}
+    verify: dict[int, dict[int, float]] = {}
+
+    def over(what: str) -> bool:
+        if time.monotonic() - began < seconds:
+            return False
+        left_out.append(f"{what}: the {seconds:g} s were over")
+        return True
+
+    def draw(count: int) -> list[int]:
+        return [drawn.randrange(size) for _ in range(count)]
+
+    for batch in batches:
+        if running is not None and batch > running:
+            left_out.append(f"{batch} in flight: the runtime computes {running} at once")
+            continue
+        if over(f"{batch} in flight"):
+            continue
+        tell(f"{batch} in flight")
+        prompts = [draw(prefix) for _ in range(batch)]
+        await asyncio.gather(*(engine.prefill(Request(as_ids(prompt))) for prompt in prompts))
+        # What comes first on a batch is slower than what follows, and is not counted.
+        await _decode(engine, prompts, STEPS[0])
+        took = [[await _decode(engine, prompts, steps) for steps in STEPS] for _ in range(2)]
+        decode[batch] = statistics.median((long - short) for short, long in took) / (STEPS[1] - STEPS[0]) / batch
+        verify[batch] = {}
+        for chunk in chunks:
+            what = f"{batch} in flight, chunks of {chunk}"
+            if prefix + chunk > limits.longest_prompt or (capacity and batch * (prefix + chunk) > capacity):
+                left_out.append(f"{what}: more than the runtime holds")
+                continue
+            if over(what):
+                continue
+            found = []
+            for _ in itertools.repeat(None, 3):  # new tokens each time, so that the cache has none of them
+                asked = [Request(as_ids(prompt + draw(chunk))) for prompt in prompts]
+                started = time.perf_counter()
+                await asyncio.gather(*(engine.score(request, prefix) for request in asked))
+                found.append((time.perf_counter() - started) / (batch * chunk))
+                if sum(found) * batch * chunk > 4:
+                    break
+            verify[batch][chunk] = statistics.median(found)
+        if not verify[batch]:
+            del verify[batch]
+    identity = engine.identity
+    return Rho(
+        model=Path(identity.model).name, model_sha256=identity.model_sha256, machine=machine, packages=packages,
+        prefix=prefix, decode=decode, verify=verify, left_out=left_out,
+    )  # fmt: skip
+
+
+async def _decode(engine: Engine, prompts: Sequence[Sequence[int]], steps: int) -> float:
+    sampling = {"max_new_tokens": steps, "temperature": 1.0, "ignore_eos": True}
+    started = time.perf_counter()
+    await asyncio.gather(*(engine.generate(Request(as_ids(prompt)), sampling) for prompt in prompts))
+    return time.perf_counter() - started
