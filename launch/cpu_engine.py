@@ -10,8 +10,8 @@ With torch-native attention none of their functions is ever *called*. `enable` t
 ``sys.meta_path`` that answers for these names alone. Python asks it last, so wherever the real package is installed
 the stand-in does not exist. A stand-in's function raises when it is called: a wrong result is impossible.
 
-Nothing here imports sglang or torch, so that it can run before either. When SGLang's torch-native attention is imported,
-`extend_attention` mends what it computes in vain.
+Nothing here imports sglang or torch, so that it can run before either. When SGLang's torch-native attention is
+imported, `extend_attention` mends what it computes in vain.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -91,14 +92,12 @@ def show(results: Results) -> None:
     """Tables of 80 columns: speed, where the time went, and what is possible."""
     arms = list(results.speed_up)
     graded = results.settings["fixed"] is None
-    table = _table(
-        "", "wall s [range]", "x target [95%]", *(["accuracy"] if graded else []), "rate", "target tok", "cached"
-    )
+    table = _table("", "wall s", "x target [95%]", *(["accuracy"] if graded else []), "rate", "target tok", "cached")
     for arm in arms:
         runs, ratio = results.of(arm), results.speed_up[arm]
         walls, one = sorted(run.wall_s for run in runs), results.median(arm)
         table.add_row(
-            arm, f"{one.wall_s:.1f} [{walls[0]:.1f}, {walls[-1]:.1f}]",
+            arm, f"{one.wall_s:.1f} ±{(walls[-1] - walls[0]) / 2 / one.wall_s:.0%}",
             f"{ratio.mean:.2f}" + (f" [{ratio.low:.2f}, {ratio.high:.2f}]" if ratio.low is not None else ""),
             *([_accuracy(runs)] if graded else []), "-" if one.rate is None else f"{_mean(runs, 'rate'):.1%}",
             f"{one.decode.get('target', 0):,}", "-" if one.cached_share is None else f"{one.cached_share:.1%}",
@@ -106,8 +105,8 @@ def show(results: Results) -> None:
     console.print(table)
     _say(
         f"{results.settings['questions']} questions x {results.settings['chains']} chains, "
-        f"{results.settings['in_flight']} in flight, {results.settings['repeats']} rounds; x target: times as fast as "
-        "the target alone, paired by round"
+        f"{results.settings['in_flight']} in flight, {results.settings['repeats']} rounds; wall: median ± half the range; x "
+        "target: times as fast as the target alone, paired by round"
     )
     console.print()
     causes = [
@@ -155,13 +154,12 @@ def _table(*columns: str) -> Table:
 
 
 def _mean(runs: Sequence[Run], name: str) -> float:
-    values = [getattr(run, name) for run in runs]
-    return sum(values) / len(values)
+    return statistics.fmean(getattr(run, name) for run in runs)
 
 
 def _accuracy(runs: Sequence[Run]) -> str:
     means = [run.accuracy["mean"] for run in runs if run.accuracy["mean"] is not None]
-    return f"{sum(means) / len(means):.1%}" if means else "-"
+    return f"{statistics.fmean(means):.1%}" if means else "-"
 
 
 def _busy(busy: dict[str, dict[str, Any]], name: str, key: str, how: str) -> str:
@@ -234,8 +232,8 @@ def show_rho(found: Rho) -> None:
         table.add_row(str(batch), f"{1000 * cost:.2f}", *cells)
     console.print(table)
     _say(
-        f"{found.model}, {found.machine}: ms a token, all requests together, by how many are in flight and how long the "
-        f"chunk is, after {found.prefix} tokens. (...): rho, which is verify over write."
+        f"{found.model}, {found.machine}: ms a token, all requests together, by how many are in flight and how long "
+        f"the chunk is, after {found.prefix} tokens. (...): rho, which is verify over write."
     )
     for what in found.left_out:
         _say(f"left out: {what}")

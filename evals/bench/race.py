@@ -126,7 +126,7 @@ class Results(BaseModel):
         return runs[(len(runs) - 1) // 2]
 
 
-def race(bench: Bench, pair: Backend, out: Path, tell: Callable[[str], Shown] = nullcontext) -> Results:
+def race(bench: Bench, pair: Backend, out: Path, tell: Callable[[str], Shown] = lambda name: nullcontext()) -> Results:
     """Runs what is missing of `bench` in `out` and compares.
 
     Args:
@@ -257,12 +257,14 @@ def verification(bench: Bench, pair: Backend, of: RunFolder) -> float:
     return submit(_score_all(target, work, pair.admission.limit)).result() / tokens
 
 
-async def _score_all(target: Engine, work: Sequence[tuple[Sequence[int], list[Sequence[int]]]], at_once: int) -> float:
+async def _score_all(
+    target: Engine, work: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]], at_once: int
+) -> float:
     for prompt in {tuple(prompt) for prompt, _ in work}:
         await target.prefill(Request(as_ids(prompt)))
     places = asyncio.Semaphore(at_once)
 
-    async def one(prompt: Sequence[int], chunks: list[Sequence[int]]) -> None:
+    async def one(prompt: Sequence[int], chunks: Sequence[Sequence[int]]) -> None:
         async with places:
             ids = list(prompt)
             for chunk in chunks:

@@ -12,9 +12,8 @@ import itertools
 import random
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel
 
@@ -105,8 +104,9 @@ class Rho(BaseModel):
             raise ConfigError(f"{path} cannot be read ({error}); delete it and run `a1 bench rho` again") from error
 
 
-def nearest(measured: Any, wanted: int) -> int:
+def nearest(measured: Iterable[int], wanted: int) -> int:
     """The number in `measured` that `wanted` differs from by the smallest factor."""
+    measured = list(measured)
     if not measured:
         raise ValueError("nothing was measured")
     return min(measured, key=lambda one: max(one / wanted, wanted / one))
