@@ -2,6 +2,7 @@
 
 import itertools
 import signal
+import weakref
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,26 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Same examples everywhere, and no limit on an example's time: a busy machine is not a wrong result.
 settings.register_profile("a1", deadline=None, derandomize=True)
 settings.load_profile("a1")
+
+
+@pytest.fixture
+def instances(monkeypatch):
+    """`instances(cls)`: those that are made from now on and still live.
+
+    To ask the garbage collector for them would hand out what other threads have half made.
+    """
+
+    def watch(cls):
+        made, begin = weakref.WeakSet(), cls.__init__
+
+        def init(self, *arguments, **named):
+            made.add(self)
+            begin(self, *arguments, **named)
+
+        monkeypatch.setattr(cls, "__init__", init)
+        return made
+
+    return watch
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,8 @@ from a1_sgl.conformal.gates import DEFAULT
 from a1_sgl.errors import ConfigError
 
 if TYPE_CHECKING:
-    from a1_sgl.evals.bench.race import Results, Run
-    from a1_sgl.evals.bench.rho import Rho
+    from a1_sgl.evals.speed.race import Results, Run
+    from a1_sgl.evals.speed.rho import Rho
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -67,8 +67,8 @@ def bench(
     if context.invoked_subcommand is not None:
         return
     from a1_sgl.cli.launch import terminate_on_sigterm
-    from a1_sgl.evals.bench.arms import ARMS, Bench, Fixed
-    from a1_sgl.evals.bench.race import race
+    from a1_sgl.evals.speed.arms import ARMS, Bench, Fixed
+    from a1_sgl.evals.speed.race import race
     from a1_sgl.evals.runner import Interrupted
     from a1_sgl.evals.tasks import find_task
 
@@ -105,8 +105,8 @@ def show(results: Results) -> None:
     console.print(table)
     _say(
         f"{results.settings['questions']} questions x {results.settings['chains']} chains, "
-        f"{results.settings['in_flight']} in flight, {results.settings['repeats']} rounds; wall: median ± half the range; x "
-        "target: times as fast as the target alone, paired by round"
+        f"{results.settings['in_flight']} in flight, {results.settings['repeats']} rounds. wall: median ± half the range; "
+        "x target: times as fast as the target alone, paired by round"
     )
     console.print()
     causes = [
@@ -202,7 +202,7 @@ def rho(
 
 async def _measure(url: str, runtimes: Runtimes, seconds: float, seed: int) -> Rho:
     from a1_sgl.engine import SGLang
-    from a1_sgl.evals.bench.rho import measure
+    from a1_sgl.evals.speed.rho import measure
     from a1_sgl.evals.environment import machine, packages
 
     engine = await SGLang.connect(url, "target", settings=runtimes.settings)

@@ -52,6 +52,8 @@ def doctor(runtimes: Runtimes) -> None:
         for name, url in ((name, url) for name, urls in where.items() for url in urls):
             check(f"{name} runtime", lambda name=name, url=url: wait(_runtime(name, url, settings)))  # type: ignore[misc]
         check("together", lambda: _together(runtimes))
+        if len(where["target"]) == 1:
+            check("speed", lambda: _pays(runtimes))
     console.print(table)
     if wrong:
         raise typer.Exit(1)
@@ -99,6 +101,20 @@ async def _runtime(name: str, url: str, settings: Settings) -> str:
         )
     finally:
         await engine.close()
+
+
+def _pays(runtimes: Runtimes) -> str:
+    """What was measured of the target."""
+    from a1_sgl.evals.speed.rho import Rho
+
+    found = Rho.find(runtimes.state)
+    if found is None:
+        return "not measured; `a1 bench rho` says in two minutes whether A1 pays on the target"
+    with runtimes.connect("target") as target:
+        served = target.roles.writer.engine.identity
+    if served.model_sha256 != found.model_sha256:
+        return f"measured of another model, {found.model}; run `a1 bench rho` again"
+    return found.says(runtimes.in_flight, found.usual, found.alpha)
 
 
 def _together(runtimes: Runtimes) -> str:

@@ -79,7 +79,7 @@ def eval_(
         gate_kind=gate, alarm=alarm, alarm_threshold=alarm_threshold, allow_mismatch=tuple(allow_mismatch or ()),
     )  # fmt: skip
     if dry_run:
-        _say(plan, like)
+        _say(plan, like, runtimes)
         return
     with runtimes.connect(plan.runtime) as backend, terminate_on_sigterm():
         common.check_recipe(recipe, plan, backend)
@@ -94,9 +94,10 @@ def eval_(
     common.report_losses(summary)
 
 
-def _say(plan: Eval, like_run: Path | None) -> None:
+def _say(plan: Eval, like_run: Path | None, runtimes: Runtimes) -> None:
     """What the run would take."""
     from a1_sgl.evals.estimate import like, most
+    from a1_sgl.evals.speed.rho import Rho
     from a1_sgl.records import RunFolder
 
     estimate = most(plan) if like_run is None else like(plan, RunFolder.read(like_run))
@@ -113,3 +114,6 @@ def _say(plan: Eval, like_run: Path | None) -> None:
         console.print("--like RUN scales what a small run of the same program took", highlight=False)
     else:
         console.print(f"time: about {estimate.seconds:,.0f} s", highlight=False)
+    if plan.strategy.takes_over and plan.alpha is not None and (found := Rho.find(runtimes.state)) is not None:
+        longest = int(plan.arguments.get("draft_tokens", plan.strategy.default("draft_tokens")))
+        console.print(found.says(runtimes.in_flight, longest, plan.alpha), highlight=False, soft_wrap=True)

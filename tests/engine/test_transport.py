@@ -317,13 +317,13 @@ def test_an_address_that_has_moved_is_named(server, connect):
         told(connect(server))
 
 
-def test_a_request_is_not_kept_while_it_waits_for_its_answer(server, connect):
+def test_a_request_is_not_kept_while_it_waits_for_its_answer(server, connect, instances):
     """Beside thousands of long prompts in flight, what was sent would weigh the most."""
     server.script, scope, transport = [until_aborted], Scope(), connect(server)
+    kept = instances(aiohttp.BytesPayload)
     payload = {"input_ids": [1], "sampling_params": {}, "much": "x" * 654_321}
     calling = submit(transport.call(payload, scope, answers.read))
     until(lambda: server.seen)
-    kept = [one for one in gc.get_objects() if isinstance(one, aiohttp.BytesPayload)]
     assert [one.size for one in kept if one.size > 654_321]  # it is there, and knows what it was
     assert all(len(one._value) < 654_321 for one in kept)
     scope.stop()

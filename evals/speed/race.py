@@ -16,9 +16,9 @@ from pydantic import BaseModel
 
 from a1_sgl.engine import Engine, Request, submit
 from a1_sgl.errors import ConfigError
-from a1_sgl.evals.bench.arms import BASE, Arm, Bench
-from a1_sgl.evals.bench.limits import Costs, chain_speed_up
-from a1_sgl.evals.bench.waits import busy, gamma, waits
+from a1_sgl.evals.speed.arms import BASE, Arm, Bench
+from a1_sgl.evals.speed.limits import Costs, chain_speed_up
+from a1_sgl.evals.speed.waits import busy, gamma, waits
 from a1_sgl.evals.environment import environment
 from a1_sgl.evals.metrics import summarise
 from a1_sgl.evals.runner import Progress, evaluate

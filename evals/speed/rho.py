@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from a1_sgl.engine import Engine, Request
 from a1_sgl.errors import ConfigError
-from a1_sgl.evals.bench.limits import saturated_speed_up
+from a1_sgl.evals.speed.limits import saturated_speed_up
 from a1_sgl.session.transcript import as_ids
 
 BATCHES = (1, 4, 16, 64, 256)

@@ -205,6 +205,6 @@ class Paced:
 
 
 def _reference() -> type[Arm]:
-    from a1_sgl.evals.bench.reference import Reference
+    from a1_sgl.evals.speed.reference import Reference
 
     return Reference

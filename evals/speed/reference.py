@@ -24,7 +24,7 @@ from a1_sgl.answers import final_answer
 from a1_sgl.conformal import Decider
 from a1_sgl.engine import Settings, SGLang, wait
 from a1_sgl.errors import ConfigError, RuntimeFault
-from a1_sgl.evals.bench.arms import Arm
+from a1_sgl.evals.speed.arms import Arm
 from a1_sgl.session import Backend
 from a1_sgl.types import Call, CallKind, ChainEvent, ChunkEvent, Listener, Question, Result, Usage, VerdictEvent
 
