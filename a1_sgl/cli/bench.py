@@ -67,9 +67,9 @@ def bench(
     if context.invoked_subcommand is not None:
         return
     from a1_sgl.cli.launch import terminate_on_sigterm
+    from a1_sgl.evals.runner import Interrupted
     from a1_sgl.evals.speed.arms import ARMS, Bench, Fixed
     from a1_sgl.evals.speed.race import race
-    from a1_sgl.evals.runner import Interrupted
     from a1_sgl.evals.tasks import find_task
 
     card = common.card(calibration)
@@ -92,7 +92,9 @@ def show(results: Results) -> None:
     """Tables of 80 columns: speed, where the time went, and what is possible."""
     arms = list(results.speed_up)
     graded = results.settings["fixed"] is None
-    table = _table("", "wall s", "x target [95%]", *(["accuracy"] if graded else []), "rate", "target tok", "cached")
+    table = _table(
+        "", "wall s", f"x {results.base} [95%]", *(["accuracy"] if graded else []), "rate", "target tok", "cached"
+    )
     for arm in arms:
         runs, ratio = results.of(arm), results.speed_up[arm]
         walls, one = sorted(run.wall_s for run in runs), results.median(arm)
@@ -105,8 +107,8 @@ def show(results: Results) -> None:
     console.print(table)
     _say(
         f"{results.settings['questions']} questions x {results.settings['chains']} chains, "
-        f"{results.settings['in_flight']} in flight, {results.settings['repeats']} rounds. wall: median ± half the range; "
-        "x target: times as fast as the target alone, paired by round"
+        f"{results.settings['in_flight']} in flight, {results.settings['repeats']} rounds. wall: median ± half the "
+        f"range; x {results.base}: times as fast as {results.base} alone, paired by round"
     )
     console.print()
     causes = [
@@ -202,8 +204,8 @@ def rho(
 
 async def _measure(url: str, runtimes: Runtimes, seconds: float, seed: int) -> Rho:
     from a1_sgl.engine import SGLang
-    from a1_sgl.evals.speed.rho import measure
     from a1_sgl.evals.environment import machine, packages
+    from a1_sgl.evals.speed.rho import measure
 
     engine = await SGLang.connect(url, "target", settings=runtimes.settings)
     try:

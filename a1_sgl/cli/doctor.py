@@ -105,7 +105,7 @@ async def _runtime(name: str, url: str, settings: Settings) -> str:
 
 def _pays(runtimes: Runtimes) -> str:
     """What was measured of the target."""
-    from a1_sgl.evals.speed.rho import Rho
+    from a1_sgl.evals.speed.rho import ALPHA, CHUNK, Rho
 
     found = Rho.find(runtimes.state)
     if found is None:
@@ -114,7 +114,7 @@ def _pays(runtimes: Runtimes) -> str:
         served = target.roles.writer.engine.identity
     if served.model_sha256 != found.model_sha256:
         return f"measured of another model, {found.model}; run `a1 bench rho` again"
-    return found.says(runtimes.in_flight, found.usual, found.alpha)
+    return found.says(runtimes.in_flight, CHUNK, ALPHA)
 
 
 def _together(runtimes: Runtimes) -> str:

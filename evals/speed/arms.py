@@ -23,7 +23,6 @@ ARMS = {
     "a1_sync": "a question's chains go from turn to turn together, and the worst are handed over",
     "reference": "a loop like the published code's: a question at a time, the history sent and tokenised anew as text",
 }
-BASE = "target"
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
@@ -59,7 +58,7 @@ class Bench:
     """What to compare, and on what.
 
     Attributes:
-        arms: names in `ARMS`; `BASE` is always among them.
+        arms: names in `ARMS`.
         questions, chains, seed, alpha, card, gate_kind: as in `Eval`.
         repeats: how often each arm runs.
         take_over: ``continue`` or ``replace``; None is the task's way.
@@ -85,14 +84,19 @@ class Bench:
     def __post_init__(self) -> None:
         if unknown := [name for name in self.arms if name not in ARMS]:
             raise ConfigError(f"unknown arm {unknown[0]!r}; known: {', '.join(ARMS)}")
-        if BASE not in self.arms:
-            object.__setattr__(self, "arms", (BASE, *self.arms))
+        if not self.arms or len(set(self.arms)) < len(self.arms):
+            raise ConfigError(f"a bench needs arms, each named once, not {', '.join(self.arms) or 'none'}")
         if self.repeats < 1:
             raise ConfigError(f"repeats must be at least 1, not {self.repeats}")
         if self.take_over not in (None, "continue", "replace"):
             raise ConfigError(f"unknown take-over {self.take_over!r} for a bench; known: continue, replace")
         for arm in self.arms:
             self.plan(arm)
+
+    @property
+    def base(self) -> str:
+        """The arm that the others are measured against: the target alone, or else the first one."""
+        return "target" if "target" in self.arms else self.arms[0]
 
     def order(self, round_: int) -> tuple[str, ...]:
         """The arms of a round: each round begins with another one, and every second one goes backwards, so that what

@@ -16,12 +16,12 @@ from pydantic import BaseModel
 
 from a1_sgl.engine import Engine, Request, submit
 from a1_sgl.errors import ConfigError
-from a1_sgl.evals.speed.arms import BASE, Arm, Bench
-from a1_sgl.evals.speed.limits import Costs, chain_speed_up
-from a1_sgl.evals.speed.waits import busy, gamma, waits
 from a1_sgl.evals.environment import environment
 from a1_sgl.evals.metrics import summarise
 from a1_sgl.evals.runner import Progress, evaluate
+from a1_sgl.evals.speed.arms import Arm, Bench
+from a1_sgl.evals.speed.limits import Costs, chain_speed_up
+from a1_sgl.evals.speed.waits import busy, gamma, waits
 from a1_sgl.records import RunFolder
 from a1_sgl.session import Backend
 from a1_sgl.session.transcript import as_ids
@@ -104,14 +104,16 @@ class Results(BaseModel):
     Attributes:
         settings: what was compared, on which machine and runtimes.
         runs: every run.
-        speed_up: how many times as fast as the target alone, by arm.
+        base: the arm that the others are measured against.
+        speed_up: how many times as fast as it, by arm.
         costs: seconds a token by kind, each measured by itself at the same concurrency: `draft`, `target`, `verify`.
-            None where the draft did not run alone.
+            None where they did not run alone.
         limits: by arm, for those that draft and verify.
     """
 
     settings: dict[str, Any]
     runs: list[Run]
+    base: str
     speed_up: dict[str, Ratio]
     costs: dict[str, float] | None
     limits: dict[str, Limit]
@@ -156,8 +158,8 @@ def race(bench: Bench, pair: Backend, out: Path, tell: Callable[[str], Shown] = 
                 kept.write_text(measure(arm, done, round_, pair.admission.limit).model_dump_json())
             runs.append(Run.model_validate_json(kept.read_bytes()))
     verify = None
-    if "a1" in bench.arms and "draft" in bench.arms:
-        verify = verification(bench, pair, RunFolder.read(out / "round-1" / BASE))
+    if {"draft", "target"} < set(bench.arms):
+        verify = verification(bench, pair, RunFolder.read(out / "round-1" / "target"))
     settings = _settings(bench, pair)
     results = compare(bench, runs, verify, pair.admission.limit, settings)
     (out / "results.json").write_text(results.model_dump_json(indent=1))
@@ -208,17 +210,17 @@ def compare(
     by_arm: dict[str, list[Run]] = {}
     for run in sorted(runs, key=lambda one: one.round):
         by_arm.setdefault(run.arm, []).append(run)
-    base = [run.wall_s for run in by_arm[BASE]]
+    base = [run.wall_s for run in by_arm[bench.base]]
     speed_up = {arm: Ratio.of(base, [run.wall_s for run in of]) for arm, of in by_arm.items()}
     costs, limits = None, {}
     if verify is not None:
         alone = {role: _cost(by_arm[role], role) for role in ("draft", "target")}
         costs = Costs(alone["draft"], alone["target"], verify)
         for arm, of in by_arm.items():
-            if arm not in ("draft", BASE):
+            if arm not in ("draft", "target"):
                 limits[arm] = _limit(bench, of, costs, in_flight, arm, statistics.median(base))
     return Results(
-        settings=dict(settings), runs=list(runs), speed_up=speed_up,
+        settings=dict(settings), runs=list(runs), base=bench.base, speed_up=speed_up,
         costs=None if costs is None else {"draft": costs.draft, "target": costs.target, "verify": costs.verify},
         limits=limits,
     )  # fmt: skip

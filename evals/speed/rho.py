@@ -28,6 +28,8 @@ PREFIX = 256
 """Tokens before what is decoded or verified; fewer where the context is short."""
 STEPS = (8, 40)
 """Decode steps of the two generations whose difference is taken, so that prompt and request drop out."""
+CHUNK, ALPHA = 64, 0.25
+"""What a conclusion is for where nobody says otherwise."""
 FILE = "rho.json"
 
 
