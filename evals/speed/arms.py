@@ -99,9 +99,9 @@ class Bench:
         return "target" if "target" in self.arms else self.arms[0]
 
     def order(self, round_: int) -> tuple[str, ...]:
-        """The arms of a round: each round begins with another one, and every second one goes backwards, so that what
-        drifts with time falls on all of them."""
-        shift = round_ % len(self.arms)
+        """The arms of a round: every second round is the one before it backwards, and each two begin with another arm,
+        so that what drifts with time falls on all of them."""
+        shift = round_ // 2 % len(self.arms)
         arms = self.arms[shift:] + self.arms[:shift]
         return arms[::-1] if round_ % 2 else arms
 

@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from a1_sgl.engine import Engine, Request
 from a1_sgl.errors import ConfigError
 from a1_sgl.evals.speed.limits import saturated_speed_up
+from a1_sgl.records.files import first_line
 from a1_sgl.session.transcript import as_ids
 
 BATCHES = (1, 4, 16, 64, 256)
@@ -103,7 +104,9 @@ class Rho(BaseModel):
         try:
             return cls.model_validate_json(path.read_bytes())
         except (OSError, ValueError) as error:
-            raise ConfigError(f"{path} cannot be read ({error}); delete it and run `a1 bench rho` again") from error
+            raise ConfigError(
+                f"{path} cannot be read ({first_line(error)}); delete it and run `a1 bench rho` again"
+            ) from error
 
 
 def nearest(measured: Iterable[int], wanted: int) -> int:
@@ -159,25 +162,29 @@ async def measure(
         return [drawn.randrange(size) for _ in range(count)]
 
     for batch in batches:
+        what = f"{batch} in flight"
         if running is not None and batch > running:
-            left_out.append(f"{batch} in flight: the runtime computes {running} at once")
+            left_out.append(f"{what}: the runtime computes {running} at once")
             continue
-        if over(f"{batch} in flight"):
+        if over(what):
             continue
-        tell(f"{batch} in flight")
+        tell(what)
         prompts = [draw(prefix) for _ in range(batch)]
         await asyncio.gather(*(engine.prefill(Request(as_ids(prompt))) for prompt in prompts))
         # What comes first on a batch is slower than what follows, and is not counted.
         await _decode(engine, prompts, STEPS[0])
-        took = [[await _decode(engine, prompts, steps) for steps in STEPS] for _ in range(2)]
-        decode[batch] = statistics.median((long - short) for short, long in took) / (STEPS[1] - STEPS[0]) / batch
-        verify[batch] = {}
+        took = [[await _decode(engine, prompts, steps) for steps in STEPS] for _ in range(3 if batch < 64 else 2)]
+        cost = statistics.median(long - short for short, long in took) / (STEPS[1] - STEPS[0]) / batch
+        if cost <= 0:
+            left_out.append(f"{what}: what a step costs cannot be told from noise; has the runtime other work?")
+            continue
+        decode[batch], verify[batch] = cost, {}
         for chunk in chunks:
-            what = f"{batch} in flight, chunks of {chunk}"
+            cell = f"{what}, chunks of {chunk}"
             if prefix + chunk > limits.longest_prompt or (capacity and batch * (prefix + chunk) > capacity):
-                left_out.append(f"{what}: more than the runtime holds")
+                left_out.append(f"{cell}: more than the runtime holds")
                 continue
-            if over(what):
+            if over(cell):
                 continue
             found = []
             for _ in itertools.repeat(None, 3):  # new tokens each time, so that the cache has none of them
