@@ -7,11 +7,8 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-
-from a1_sgl import cli
 
 from ..faults.proxy import Fault, Proxy
 
@@ -23,22 +20,6 @@ def a1(*arguments, cwd=None):
     return subprocess.run(
         [sys.executable, "-m", "a1_sgl.cli", *arguments], capture_output=True, text=True, timeout=200, cwd=cwd
     )
-
-
-@pytest.fixture
-def here(monkeypatch, capfd, tmp_path):
-    """The command in this process and in an empty folder, which spares it the start of a new one."""
-
-    def run(*arguments):
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["a1", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capfd.readouterr()
-        return SimpleNamespace(returncode=ended.value.code or 0, stdout=said.out, stderr=said.err)
-
-    return run
 
 
 @pytest.mark.parametrize(

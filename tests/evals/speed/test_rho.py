@@ -83,7 +83,7 @@ def test_noise_that_hides_a_cost_is_no_cost():
 
 
 def test_what_is_left_out_is_said():
-    engine = FakeEngine("x" * 100, context=600)
+    engine = FakeEngine("x" * 100, context=600, token_delay=0.002)
     found = wait(
         measure(engine, machine="m", packages={}, batches=(1, 4, 16), chunks=(16, 512), running=4, capacity=500)
     )  # fmt: skip

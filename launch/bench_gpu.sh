@@ -1,0 +1,112 @@
+#!/usr/bin/env bash
+# What A1 gains on one GPU, in published shapes and without weights: both runtimes on the one device, then
+# `a1 bench rho` and `a1 bench` with 1, 4, 16 and 64 chains a question, chunks of a fixed length and a gate that hands
+# over exactly alpha. On a machine without a GPU the same script runs on the CPU engine, in the pocket pair's shapes.
+#
+#   bash launch/bench_gpu.sh [OUT]            # OUT: figures and logs, runs/gpu by default
+#
+# Settings, from the environment:
+#   TARGET, DRAFT     shapes of launch/shapes.py  [qwen2.5-32b where 120 GiB of memory are there, else qwen2.5-14b; qwen2.5-7b]
+#   TARGET_SHARE, DRAFT_SHARE   --mem-fraction-static of each, the draft's of what the target leaves  [0.66; 0.75]
+#   FIXED, ALPHA, CHAINS, TOKENS   lengths as TURNSxTOKENS, rate, numbers of chains, tokens written in a run by one arm
+#   FLAGS             more flags for both servers  [--attention-backend triton --sampling-backend pytorch ...]
+#   PYTHON            [python3]; SGLang and what the library needs must be importable, an installed a1-sgl need not be
+set -euo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+mkdir -p "${1:-runs/gpu}"
+out=$(cd "${1:-runs/gpu}" && pwd)
+PYTHON=${PYTHON:-python3}
+if ! "$PYTHON" -c 'import a1_sgl.evals' 2>/dev/null; then  # not installed: the rooms, as installed, from this checkout
+  mkdir -p "$out/rooms/a1_sgl"
+  ln -sfn "$root"/a1_sgl/* "$root/programs" "$root/evals" "$root/launch" "$out/rooms/a1_sgl/"
+  export PYTHONPATH="$out/rooms${PYTHONPATH:+:$PYTHONPATH}"
+fi
+missing=$("$PYTHON" - <<'PY'
+import importlib.util
+wanted = "sglang torch transformers numpy scipy sortedcontainers aiohttp orjson uvloop greenlet httpx tenacity pydantic psutil yaml jinja2 typer rich pebble math_verify"
+print(*(name for name in wanted.split() if importlib.util.find_spec(name) is None))
+PY
+)
+if [ -n "$missing" ]; then echo "bench_gpu: not importable by $PYTHON: $missing; install them, or put them on PYTHONPATH" >&2; exit 2; fi
+
+if command -v nvidia-smi >/dev/null; then
+  card=$(nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader | head -1)
+  gib=$(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits | head -1 | awk '{print int($1 / 1024)}')
+  TARGET=${TARGET:-$([ "$gib" -ge 120 ] && echo qwen2.5-32b || echo qwen2.5-14b)}
+  DRAFT=${DRAFT:-qwen2.5-7b}
+  FLAGS=${FLAGS:---attention-backend triton --sampling-backend pytorch --grammar-backend none --context-length 8192 --max-running-requests 256}
+  target_flags="--mem-fraction-static ${TARGET_SHARE:-0.66}"
+  draft_flags="--mem-fraction-static ${DRAFT_SHARE:-0.75}"
+  FIXED=${FIXED:-8x128} TOKENS=${TOKENS:-65536}
+else
+  card="no GPU, $(nproc) CPUs, CPU engine"
+  TARGET=${TARGET:-large} DRAFT=${DRAFT:-small}
+  FLAGS=${FLAGS:---device cpu --attention-backend torch_native --disable-overlap-schedule --dtype float32 --sleep-on-idle --max-total-tokens 200000 --max-running-requests 128}
+  target_flags="" draft_flags=""
+  export SGLANG_USE_CPU_ENGINE=1 OMP_NUM_THREADS=1
+  FIXED=${FIXED:-4x32} TOKENS=${TOKENS:-8192}
+fi
+ALPHA=${ALPHA:-0.25} CHAINS=${CHAINS:-1 4 16 64}
+
+pids=""
+stop() { for pid in $pids; do kill -- "-$pid" 2>/dev/null || true; done; }
+trap stop EXIT
+serve() {  # serve NAME SHAPE PORT FLAGS: begins a server in a process group of its own
+  "$PYTHON" -m a1_sgl.launch.shapes "$2" "$out/models/$2"
+  # shellcheck disable=SC2086
+  setsid "$PYTHON" -m a1_sgl.launch.serve --model-path "$out/models/$2" --load-format dummy --port "$3" \
+    --enable-metrics --log-level warning $FLAGS $4 >"$out/$1.log" 2>&1 &
+  pids="$pids $!"
+}
+healthy() {  # healthy NAME PORT: waits for it
+  for _ in $(seq 300); do
+    if "$PYTHON" -c "import urllib.request as r; r.urlopen('http://127.0.0.1:$2/health', timeout=2)" 2>/dev/null; then return; fi
+    if ! kill -0 "${pids##* }" 2>/dev/null; then break; fi
+    sleep 1
+  done
+  echo "bench_gpu: the $1 is not healthy; the end of $out/$1.log:" >&2
+  tail -20 "$out/$1.log" >&2
+  exit 1
+}
+free_port() { "$PYTHON" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+
+target=$(free_port) draft=$(free_port)
+serve target "$TARGET" "$target" "$target_flags"
+healthy target "$target"  # before the draft takes its share of what is left
+serve draft "$DRAFT" "$draft" "$draft_flags"
+healthy draft "$draft"
+
+cd "$out"
+{
+  echo "target $TARGET, draft $DRAFT, no weights; $card"
+  "$PYTHON" -c 'import sglang, torch; print(f"sglang {sglang.__version__}, torch {torch.__version__}")'
+  "$PYTHON" -m a1_sgl.cli bench rho --state "$out" --target "http://127.0.0.1:$target" --alpha "$ALPHA" --chunk "${FIXED#*x}" \
+    --seconds "${SECONDS_FOR_RHO:-90}"
+  each=$(( ${FIXED%x*} * ${FIXED#*x} ))
+  for chains in $CHAINS; do
+    questions=$(( TOKENS / each / chains )); [ "$questions" -ge 1 ] || questions=1
+    echo; echo "== $chains chains a question"
+    "$PYTHON" -m a1_sgl.cli bench --out "$out/bench-$chains" --draft "http://127.0.0.1:$draft" \
+      --target "http://127.0.0.1:$target" --fixed "$FIXED" --paced --alpha "$ALPHA" --questions "$questions" \
+      --chains "$chains" --in-flight "${IN_FLIGHT:-$(( chains > 64 ? chains : 64 ))}" --repeats "${REPEATS:-2}" --quiet \
+      $(for arm in ${ARMS:-target draft a1 a1_lookahead a1_sync}; do echo --arm "$arm"; done)
+  done
+} 2>&1 | tee "$out/log.txt"
+
+"$PYTHON" - "$out" "$card" $CHAINS <<'PY' | tee "$out/table.md"
+import json, pathlib, sys
+
+out, card, *chains = sys.argv[1:]
+print(f"| chains | in flight | target s | a1 s | x target | a1_lookahead | a1_sync | rho | limit | efficiency |\n|{'---|' * 10}")
+for m in chains:
+    found = json.loads((pathlib.Path(out) / f"bench-{m}" / "results.json").read_text())
+    def wall(arm):
+        walls = sorted(run["wall_s"] for run in found["runs"] if run["arm"] == arm)
+        return walls[(len(walls) - 1) // 2] if walls else None
+    def ratio(arm):
+        return f"{found['speed_up'][arm]['mean']:.2f}" if arm in found["speed_up"] else "-"
+    costs, limit = found["costs"], found["limits"].get("a1")
+    print(f"| {m} | {found['settings']['in_flight']} | {wall('target'):.1f} | {wall('a1'):.1f} | {ratio('a1')} | "
+          f"{ratio('a1_lookahead')} | {ratio('a1_sync')} | " + (f"{costs['verify'] / costs['target']:.3f} | " if costs else "- | ")
+          + (f"{limit['speed_up']:.2f} | {limit['efficiency']:.2f} |" if limit else "- | - |"))
+PY

@@ -1,0 +1,115 @@
+"""Models without weights: ``python -m a1_sgl.launch.shapes qwen2.5-32b FOLDER``.
+
+A folder with the configuration of a published model and a tokenizer of that vocabulary, to be served with
+``--load-format dummy``: what a request costs does not depend on what the weights say. The tokenizer knows bytes, and
+otherwise tokens that no text has, so that a model which writes any id at all is understood.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from a1_sgl.errors import ConfigError
+
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A Qwen2 model's dimensions, from its published ``config.json``."""
+
+    layers: int
+    hidden: int
+    inner: int
+    heads: int
+    kv_heads: int
+    vocabulary: int
+    tied: bool = False
+    context: int = 32_768
+    dtype: str = "bfloat16"
+
+    @property
+    def parameters(self) -> int:
+        """How many weights it has."""
+        size = self.hidden // self.heads
+        width = self.heads * size
+        kv = self.kv_heads * size
+        attention = self.hidden * (width + 2 * kv) + width + 2 * kv + width * self.hidden
+        layer = attention + 3 * self.hidden * self.inner + 2 * self.hidden
+        return self.layers * layer + self.hidden + (1 if self.tied else 2) * self.vocabulary * self.hidden
+
+    def config(self) -> dict[str, Any]:
+        """As transformers has it."""
+        return {
+            "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_act": "silu",
+            "hidden_size": self.hidden, "intermediate_size": self.inner, "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads, "num_key_value_heads": self.kv_heads, "vocab_size": self.vocabulary,
+            "max_position_embeddings": self.context, "rms_norm_eps": 1e-6, "rope_theta": 1e6,
+            "tie_word_embeddings": self.tied, "torch_dtype": self.dtype, "initializer_range": 0.02,
+            "bos_token_id": None, "eos_token_id": SPECIAL.index("<|im_end|>"), "use_sliding_window": False,
+        }  # fmt: skip
+
+
+SHAPES = {
+    "qwen2.5-1.5b": Shape(28, 1536, 8960, 12, 2, 151_936, tied=True),
+    "qwen2.5-7b": Shape(28, 3584, 18_944, 28, 4, 152_064),
+    "qwen2.5-14b": Shape(48, 5120, 13_824, 40, 8, 152_064),
+    "qwen2.5-32b": Shape(64, 5120, 27_648, 40, 8, 152_064),
+    "small": Shape(2, 64, 172, 4, 4, 640, tied=True, context=1024, dtype="float32"),
+    "large": Shape(16, 128, 344, 4, 4, 640, tied=True, context=1024, dtype="float32"),
+}
+"""By name. QwQ-32B is of the shape of qwen2.5-32b. The last two are the pocket pair's, for a machine without a GPU."""
+
+
+def write(name: str, folder: Path) -> Path:
+    """Makes the folder.
+
+    Raises:
+        ConfigError: an unknown shape.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    if name not in SHAPES:
+        raise ConfigError(f"unknown shape {name!r}; known: {', '.join(SHAPES)}")
+    shape = SHAPES[name]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(shape.config(), indent=1))
+    words = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    # The last id stays free: SGLang reports it as 0 in input log-probabilities.
+    words += [f"Ġw{number}" for number in range(shape.vocabulary - 1 - len(words))]
+    tokenizer = Tokenizer(models.BPE(vocab={word: i for i, word in enumerate(words)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(SPECIAL))
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=TEMPLATE,
+        model_max_length=shape.context,
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+def main(
+    name: Annotated[str, typer.Argument(help=f"One of {', '.join(SHAPES)}.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to make.")],
+) -> None:
+    """Make a model's folder, without weights."""
+    try:
+        write(name, folder)
+    except ConfigError as error:
+        typer.echo(f"shapes: {error}", err=True)
+        raise typer.Exit(2) from None
+    typer.echo(f"{folder}: {SHAPES[name].parameters / 1e9:.2f} billion parameters, without weights")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,46 @@
+"""Folders of models without weights."""
+
+import subprocess
+import sys
+
+import pytest
+
+from a1_sgl.engine import Codec
+from a1_sgl.errors import ConfigError
+from a1_sgl.launch.shapes import SHAPES, write
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"), [("qwen2.5-1.5b", 1.54), ("qwen2.5-7b", 7.62), ("qwen2.5-14b", 14.77), ("qwen2.5-32b", 32.76)]
+)
+def test_shapes_have_as_many_parameters_as_the_models_they_are_of(name, billions):
+    assert SHAPES[name].parameters / 1e9 == pytest.approx(billions, abs=0.006)
+
+
+@pytest.mark.parametrize("name", ["small", "qwen2.5-7b"])
+def test_any_id_is_understood(name, tmp_path):
+    from transformers import AutoConfig, AutoTokenizer
+
+    folder = write(name, tmp_path / name)
+    codec, config = Codec(AutoTokenizer.from_pretrained(folder)), AutoConfig.from_pretrained(folder)
+    assert codec.size < config.vocab_size == SHAPES[name].vocabulary
+    assert all(codec.decode([one]) for one in (3, 200, 300, config.vocab_size // 2, config.vocab_size - 2))
+    text = codec.render([{"role": "user", "content": "What is 2 + 2, naïve?"}])
+    assert codec.decode(codec.encode(text)) == text
+    assert text.startswith("<|im_start|>user\n")
+
+
+def test_parameters_are_those_that_transformers_makes(tmp_path):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(write("large", tmp_path)))
+    assert sum(weight.numel() for weight in model.parameters()) == SHAPES["large"].parameters
+
+
+def test_an_unknown_shape_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"unknown shape 'huge'; known: qwen2\.5-1\.5b"):
+        write("huge", tmp_path)
+    command = [sys.executable, "-m", "a1_sgl.launch.shapes", "huge", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "unknown shape 'huge'" in done.stderr
