@@ -18,7 +18,8 @@ from a1_sgl.voting import decide, support
 
 CallKind = Literal["prefill", "decode", "verify"]
 Ending = Literal["answered", "ended", "turns", "context", "stopped"]
-"""``stopped``: its question was decided before it had finished; such a chain has no answer and does not count."""
+"""``stopped``: its question was decided before it had finished; such a chain has no answer and does not count. Where
+``ignore_eos`` is set, a chain is neither ``answered`` nor ``ended``."""
 DropReason = Literal["replaced", "redrawn", "pruned", "rolled back", "stopped", "lost"]
 PROGRAM = "program"
 """Author of text that a program itself puts into a chain."""

@@ -77,13 +77,14 @@ def write(name: str, folder: Path) -> Path:
         ConfigError: an unknown shape.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast, __version__
 
     if name not in SHAPES:
         raise ConfigError(f"unknown shape {name!r}; known: {', '.join(SHAPES)}")
     shape = SHAPES[name]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(shape.config(), indent=1))
+    # Without a version, transformers takes a large vocabulary for one of another maker's broken tokenizers.
+    (folder / "config.json").write_text(json.dumps(shape.config() | {"transformers_version": __version__}, indent=1))
     words = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())]
     # The last id stays free: SGLang reports it as 0 in input log-probabilities.
     words += [f"Ġw{number}" for number in range(shape.vocabulary - 1 - len(words))]

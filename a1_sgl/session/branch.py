@@ -42,6 +42,11 @@ class Branch:
         executor.fork_start_text_pos = len(executor.text_)
         self.state = ProgramState(executor)
 
+    @property
+    def endless(self) -> bool:
+        """Whether the program was run with ``ignore_eos``: then what is written ends nothing."""
+        return bool(self.state.stream_executor.default_sampling_para.ignore_eos)
+
     def fork(self) -> Branch:
         """Another branch that begins with this one's text; runtimes have it in their prefix caches."""
         return Branch(self.state, self.transcript)

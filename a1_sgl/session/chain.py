@@ -395,7 +395,7 @@ class Chain:
         answers = len(boxes(self.text)) if "}" in chunk.text else self._answers
         if chunk.ended:
             self.ending = "answered" if answers else "ended"
-        elif answers > self._answers:
+        elif answers > self._answers and not self.branch.endless:
             self.ending = "answered"
         elif self.room() <= 0:
             self.ending = "context"

@@ -163,7 +163,8 @@ class _Chain:
             if await self._rejected(chunk, turn - 1):
                 take_overs += 1
                 await self._write(self._target, turn - 1)
-            if (answer := final_answer(self._text())) is not None:
+            answer = final_answer(self._text())
+            if answer is not None and not self._sampling.get("ignore_eos"):
                 break
         event = ChainEvent(
             question=self._question.id, sample=self._sample, text=self._text(), answer=answer,

@@ -9,7 +9,7 @@ import sglang as sgl
 from a1_sgl.conformal import marginal
 from a1_sgl.engine import stack, submit, wait
 from a1_sgl.errors import A1Error, ChainAborted, ConfigError, RuntimeFault
-from a1_sgl.programs import direct
+from a1_sgl.programs import a1, direct
 from a1_sgl.session import Backend, Group, Query, Roles, aside, run_chains, stoppable
 from a1_sgl.testing import FakeEngine
 from a1_sgl.types import AnswerEvent, ChainEvent, DropEvent, LostEvent, PromptEvent, RatingEvent
@@ -396,6 +396,17 @@ def test_a_late_chains_program_is_stopped_with_it():
     with pytest.raises(RuntimeFault, match=r"not finished within 0\.2 s"):
         submit(stack(run, nested(), backend, 2)).result(60)
     assert sum(engine.running for engine in backend.engines) == 0
+
+
+def test_with_ignore_eos_nothing_that_is_written_ends_a_chain():
+    """Lengths can be fixed, so that speed is measured whatever the weights say."""
+    texts = "So \\boxed{1}.\n\n"
+    for endless, turns in ((False, 1), (True, 3)):
+        result = a1.run(
+            question="q", gate=marginal(0.5), samples=2, backend=fakes(texts), turns=3, draft_tokens=40, stop="\n\n",
+            ignore_eos=endless,
+        ).ret_value  # fmt: skip
+        assert [(chain.turns, chain.answer) for chain in result.chains] == [(turns, "1")] * 2
 
 
 # --- refusals -------------------------------------------------------------------------------------------------
