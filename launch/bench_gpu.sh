@@ -15,7 +15,9 @@ set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 mkdir -p "${1:-runs/gpu}"
 out=$(cd "${1:-runs/gpu}" && pwd)
-PYTHON=${PYTHON:-python3}
+PYTHON=$(command -v "${PYTHON:-python3}")
+case $PYTHON in /*) ;; *) PYTHON=$PWD/$PYTHON ;; esac
+cd "$out"  # python -m looks here first, and in the checkout a1_sgl is one room of several
 if ! "$PYTHON" -c 'import a1_sgl.evals' 2>/dev/null; then  # not installed: the rooms, as installed, from this checkout
   mkdir -p "$out/rooms/a1_sgl"
   ln -sfn "$root"/a1_sgl/* "$root/programs" "$root/evals" "$root/launch" "$out/rooms/a1_sgl/"
@@ -48,14 +50,27 @@ else
 fi
 ALPHA=${ALPHA:-0.25} CHAINS=${CHAINS:-1 4 16 64}
 
+mkfifo "$out/alive.$$"
+exec 9<>"$out/alive.$$"  # servers end when nobody holds this any more, however this script ends
 pids=""
-stop() { for pid in $pids; do kill -- "-$pid" 2>/dev/null || true; done; }
+stop() {
+  for pid in $pids; do kill -TERM -- "-$pid" 2>/dev/null || true; done
+  for _ in $(seq 50); do
+    alive=""
+    for pid in $pids; do if kill -0 -- "-$pid" 2>/dev/null; then alive=1; fi; done
+    [ -n "$alive" ] || break
+    sleep 0.1
+  done
+  for pid in $pids; do kill -KILL -- "-$pid" 2>/dev/null || true; done
+  rm -f "$out/alive.$$"
+}
 trap stop EXIT
+trap 'exit 130' INT TERM
 serve() {  # serve NAME SHAPE PORT FLAGS: begins a server in a process group of its own
   "$PYTHON" -m a1_sgl.launch.shapes "$2" "$out/models/$2"
   # shellcheck disable=SC2086
-  setsid "$PYTHON" -m a1_sgl.launch.serve --model-path "$out/models/$2" --load-format dummy --port "$3" \
-    --enable-metrics --log-level warning $FLAGS $4 >"$out/$1.log" 2>&1 &
+  A1_SGL_WATCH_STDIN=1 setsid "$PYTHON" -m a1_sgl.launch.serve --model-path "$out/models/$2" --load-format dummy \
+    --port "$3" --enable-metrics --log-level warning $FLAGS $4 >"$out/$1.log" 2>&1 <"$out/alive.$$" 9>&- &
   pids="$pids $!"
 }
 healthy() {  # healthy NAME PORT: waits for it
@@ -68,6 +83,9 @@ healthy() {  # healthy NAME PORT: waits for it
   tail -20 "$out/$1.log" >&2
   exit 1
 }
+whole() {  # whole CHAINS: a1_sync hands over a whole number of chains, and runs where alpha of them is one
+  "$PYTHON" -c "n = $ALPHA * $1; print('--arm a1_sync' if round(n) >= 1 and abs(n - round(n)) < 1e-9 else '')"
+}
 free_port() { "$PYTHON" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 
 target=$(free_port) draft=$(free_port)
@@ -76,20 +94,19 @@ healthy target "$target"  # before the draft takes its share of what is left
 serve draft "$DRAFT" "$draft" "$draft_flags"
 healthy draft "$draft"
 
-cd "$out"
 {
   echo "target $TARGET, draft $DRAFT, no weights; $card"
   "$PYTHON" -c 'import sglang, torch; print(f"sglang {sglang.__version__}, torch {torch.__version__}")'
   "$PYTHON" -m a1_sgl.cli bench rho --state "$out" --target "http://127.0.0.1:$target" --alpha "$ALPHA" --chunk "${FIXED#*x}" \
     --seconds "${SECONDS_FOR_RHO:-90}"
-  each=$(( ${FIXED%x*} * ${FIXED#*x} ))
+  each=$((${FIXED%x*} * ${FIXED#*x}))
   for chains in $CHAINS; do
     questions=$(( TOKENS / each / chains )); [ "$questions" -ge 1 ] || questions=1
     echo; echo "== $chains chains a question"
     "$PYTHON" -m a1_sgl.cli bench --out "$out/bench-$chains" --draft "http://127.0.0.1:$draft" \
       --target "http://127.0.0.1:$target" --fixed "$FIXED" --paced --alpha "$ALPHA" --questions "$questions" \
       --chains "$chains" --in-flight "${IN_FLIGHT:-$(( chains > 64 ? chains : 64 ))}" --repeats "${REPEATS:-2}" --quiet \
-      $(for arm in ${ARMS:-target draft a1 a1_lookahead a1_sync}; do echo --arm "$arm"; done)
+      --arm target --arm draft --arm a1 --arm a1_lookahead $(whole "$chains")
   done
 } 2>&1 | tee "$out/log.txt"
 

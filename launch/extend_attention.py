@@ -8,6 +8,7 @@ to rounding. Decoding is SGLang's own.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
@@ -15,13 +16,23 @@ from typing import Any
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+_PARAMETERS = (
+    "self", "query", "output", "k_cache", "v_cache", "req_to_token", "req_pool_indices", "seq_lens",
+    "extend_prefix_lens", "extend_seq_lens", "encoder_lens", "scaling", "enable_gqa", "causal", "is_cross_attn",
+    "sliding_window_size",
+)  # fmt: skip
 _LARGEST = 1 << 18
 """Numbers in a mask."""
 
 
 def patch(module: Any) -> None:
-    """Makes `module`, SGLang's, extend this way wherever a sequence attends to all that comes before."""
-    whole = module.TorchNativeAttnBackend._run_sdpa_forward_extend
+    """Makes `module`, SGLang's, extend this way wherever a sequence attends to all that comes before.
+
+    A version of SGLang whose function takes something else is left as it is.
+    """
+    whole = getattr(getattr(module, "TorchNativeAttnBackend", None), "_run_sdpa_forward_extend", None)
+    if whole is None or tuple(inspect.signature(whole).parameters) != _PARAMETERS:
+        return
 
     def extend(
         self: Any, query: Any, output: Any, k_cache: Any, v_cache: Any, req_to_token: Any, req_pool_indices: Any,

@@ -68,15 +68,16 @@ def bench(
         return
     from a1_sgl.cli.launch import terminate_on_sigterm
     from a1_sgl.evals.runner import Interrupted
-    from a1_sgl.evals.speed.arms import ARMS, Bench, Fixed
+    from a1_sgl.evals.speed.arms import Bench, Fixed
     from a1_sgl.evals.speed.race import race
     from a1_sgl.evals.tasks import find_task
 
     card = common.card(calibration)
     plan = Bench(
         task=find_task(task, data), questions=questions, chains=chains, alpha=common.alpha(alpha, card),
-        arms=tuple(arms or ARMS), repeats=repeats, seed=seed, take_over=take_over, card=card, gate_kind=gate,
+        arms=tuple(arms or ()), repeats=repeats, seed=seed, take_over=take_over, card=card, gate_kind=gate,
         fixed=Fixed.parse(fixed) if fixed else None, paced=paced, temperature=temperature,
+        in_flight=runtimes.in_flight,
     )  # fmt: skip
     with runtimes.connect(None) as backend, terminate_on_sigterm():
         try:
@@ -108,7 +109,8 @@ def show(results: Results) -> None:
     _say(
         f"{results.settings['questions']} questions x {results.settings['chains']} chains, "
         f"{results.settings['in_flight']} in flight, {results.settings['repeats']} rounds. wall: median ± half the "
-        f"range; x {results.base}: times as fast as {results.base} alone, paired by round"
+        f"range; x {results.base}: times as fast as {results.base}, paired by round, and what timing on these "
+        "questions leaves open"
     )
     console.print()
     causes = [
@@ -188,6 +190,8 @@ def rho(
     """
     if not 0 < alpha < 1:
         raise ConfigError(f"--alpha must lie strictly between 0 and 1, not {alpha}")
+    if chunk < 1:
+        raise ConfigError(f"--chunk must be at least 1, not {chunk}")
     if not seconds > 0:
         raise ConfigError(f"--seconds must be above 0, not {seconds:g}")
     from a1_sgl.engine import wait
@@ -211,12 +215,19 @@ async def _measure(url: str, runtimes: Runtimes, seconds: float, seed: int) -> R
     try:
         info = await engine.server_info()
         return await measure(
-            engine, machine=machine(), packages=packages(), running=_whole(info, "max_running_requests"),
+            engine, machine=machine(), packages=packages(), running=_running(info),
             capacity=_whole(info, "max_total_num_tokens"), seconds=seconds, seed=seed,
             tell=lambda what: errors.print(f"measuring: {what}", style="dim", highlight=False),
         )  # fmt: skip
     finally:
         await engine.close()
+
+
+def _running(info: Mapping[str, Any]) -> int | None:
+    """How many sequences the runtime computes at once: what it settled on, else what it was told."""
+    states = info.get("internal_states")
+    state = states[0] if isinstance(states, list) and states and isinstance(states[0], dict) else {}
+    return _whole(state, "effective_max_running_requests_per_dp") or _whole(info, "max_running_requests")
 
 
 def _whole(info: Mapping[str, Any], name: str) -> int | None:

@@ -58,10 +58,11 @@ class Bench:
     """What to compare, and on what.
 
     Attributes:
-        arms: names in `ARMS`.
+        arms: names in `ARMS`; None is all of them, `a1_sync` only where alpha of the chains is a whole number.
         questions, chains, seed, alpha, card, gate_kind: as in `Eval`.
         repeats: how often each arm runs.
-        take_over: ``continue`` or ``replace``; None is the task's way.
+        take_over: ``continue`` or ``replace``; None is the task's way. Where lengths are fixed it is ``replace``, so
+            that every arm writes as many tokens.
         fixed: lengths that do not depend on the text; None lets the text decide.
         paced: a gate that hands over exactly alpha, whatever the scores are.
     """
@@ -70,7 +71,7 @@ class Bench:
     questions: int
     chains: int
     alpha: float
-    arms: tuple[str, ...] = tuple(ARMS)
+    arms: tuple[str, ...] = ()
     repeats: int = 3
     split: str = "test"
     seed: int = 0
@@ -80,18 +81,38 @@ class Bench:
     fixed: Fixed | None = None
     paced: bool = False
     temperature: float | None = None
+    in_flight: int = 64
 
     def __post_init__(self) -> None:
+        if not self.arms:
+            object.__setattr__(self, "arms", tuple(arm for arm in ARMS if arm != "a1_sync" or self._whole))
         if unknown := [name for name in self.arms if name not in ARMS]:
             raise ConfigError(f"unknown arm {unknown[0]!r}; known: {', '.join(ARMS)}")
-        if not self.arms or len(set(self.arms)) < len(self.arms):
-            raise ConfigError(f"a bench needs arms, each named once, not {', '.join(self.arms) or 'none'}")
+        if len(set(self.arms)) < len(self.arms):
+            raise ConfigError(f"an arm is named twice: {', '.join(self.arms)}")
+        if "a1_sync" in self.arms and not self._whole:
+            raise ConfigError(
+                f"a1_sync hands over a whole number of chains a turn, and alpha {self.alpha:g} of {self.chains} is "
+                "none; take other numbers, or leave it out"
+            )
         if self.repeats < 1:
             raise ConfigError(f"repeats must be at least 1, not {self.repeats}")
+        if self.temperature is not None and not self.temperature >= 0:
+            raise ConfigError(f"temperature must be at least 0, not {self.temperature:g}")
         if self.take_over not in (None, "continue", "replace"):
             raise ConfigError(f"unknown take-over {self.take_over!r} for a bench; known: continue, replace")
+        if self.fixed is not None and self.take_over == "continue":
+            raise ConfigError(
+                "with fixed lengths a take-over replaces the chunk, so that every arm writes as many tokens; leave "
+                "take-over out"
+            )
         for arm in self.arms:
             self.plan(arm)
+
+    @property
+    def _whole(self) -> bool:
+        handed = self.alpha * self.chains
+        return round(handed) >= 1 and abs(handed - round(handed)) < 1e-9
 
     @property
     def base(self) -> str:
@@ -111,7 +132,8 @@ class Bench:
         sampling: dict[str, Any] = {
             "temperature": self.task.temperature if self.temperature is None else self.temperature, "top_p": 1.0,
         }  # fmt: skip
-        parameters: dict[str, Any] = {"budget": max(1, round(self.alpha * self.chains))}
+        strategy = find_program(program)
+        parameters: dict[str, Any] = {"budget": round(self.alpha * self.chains)}
         if self.take_over is not None:
             parameters["take_over"] = self.take_over
         if self.fixed is not None:
@@ -119,14 +141,17 @@ class Bench:
             sampling["ignore_eos"] = True
             parameters |= {
                 "turns": turns, "draft_tokens": tokens, "target_tokens": tokens, "max_tokens": turns * tokens,
+                "take_over": "replace",
             }  # fmt: skip
-        own = find_program(program).own
         kind = _reference() if arm == "reference" else Arm
         return kind(
             task=self.task, split=self.split, program=program, runtime=arm if program == "direct" else None,
             chains=self.chains, sampling=sampling, questions=self.questions, seed=self.seed,
-            chunking="tokens" if self.fixed else None, alpha=self.alpha, card=self.card, gate_kind=self.gate_kind,
-            parameters={name: value for name, value in parameters.items() if name in own}, arm=arm, paced=self.paced,
+            chunking="tokens" if self.fixed else None, alpha=self.alpha, gate_kind=self.gate_kind,
+            card=self.card if strategy.gate == "required" else None,
+            allow_mismatch=("program",) if self.card is not None else (),  # all of A1's kind write alike
+            parameters={name: value for name, value in parameters.items() if name in strategy.own}, arm=arm,
+            paced=self.paced, in_flight=self.in_flight,
         )  # fmt: skip
 
 
@@ -136,6 +161,7 @@ class Arm(Eval):
 
     arm: str = ""
     paced: bool = False
+    in_flight: int = 64
     clock: Clock = field(default_factory=lambda: Clock(), compare=False, repr=False)
 
     @property
@@ -144,8 +170,8 @@ class Arm(Eval):
         return self.strategy.joint
 
     def configuration(self, backend: Backend) -> dict[str, Any]:
-        """As of an `Eval`, and which arm it is."""
-        return super().configuration(backend) | {"arm": self.arm, "paced": self.paced}
+        """As of an `Eval`, and what a bench adds."""
+        return super().configuration(backend) | {"arm": self.arm, "paced": self.paced, "in_flight": self.in_flight}
 
     def gate(self) -> Decider | None:
         """As of an `Eval`, or a `Paced` one, with a clock."""

@@ -52,11 +52,25 @@ class Costs:
 
     @property
     def rho(self) -> float:
-        """Verification over decode, on the target."""
+        """Verification over decode."""
         return self.verify / self.target
 
-    def bound(self, drafted: int, decoded: int, verified: int, in_flight: int) -> float:
-        """Seconds that this many tokens take at least: neither runtime can be faster than when it is never idle, and
-        where one chain runs at a time, nothing can be done beside anything else."""
-        draft, target = drafted * self.draft, decoded * self.target + verified * self.verify
-        return draft + target if in_flight == 1 else max(draft, target)
+    def bound(self, drafted: int, decoded: int, verified: int, *, apart: bool = False) -> float:
+        """Seconds that so many tokens take at least with many chains in flight: no runtime is faster than when it is
+        never idle.
+
+        Args:
+            apart: whether a third runtime verifies.
+        """
+        draft, decode, verify = drafted * self.draft, decoded * self.target, verified * self.verify
+        return max(draft, decode, verify) if apart else max(draft, decode + verify)
+
+    def serial(self, drafted: int, decoded: int, verified: int, *, lookahead: bool = False) -> float:
+        """Seconds that they take at least when one chain runs at a time, and so one request; with lookahead a chunk may
+        be drafted while another one is verified.
+
+        Args:
+            drafted: without what was drafted ahead and rolled back, which took no time of its own.
+        """
+        draft, verify = drafted * self.draft, verified * self.verify
+        return decoded * self.target + (max(draft, verify) if lookahead else draft + verify)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
+import random
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +17,8 @@ from typing import Any
 import scipy.stats
 from pydantic import BaseModel
 
-from a1_sgl.engine import Engine, Request, submit
-from a1_sgl.errors import ConfigError
+from a1_sgl.engine import Engine, Request, Route, submit
+from a1_sgl.errors import ConfigError, RuntimeFault
 from a1_sgl.evals.environment import environment
 from a1_sgl.evals.metrics import summarise
 from a1_sgl.evals.runner import Progress, evaluate
@@ -25,7 +28,7 @@ from a1_sgl.evals.speed.waits import busy, gamma, waits
 from a1_sgl.records import RunFolder
 from a1_sgl.session import Backend
 from a1_sgl.session.transcript import as_ids
-from a1_sgl.types import Call, ChainEvent, Usage, VerdictEvent, calls_of
+from a1_sgl.types import Call, DropEvent, Usage, VerdictEvent, calls_of
 
 Shown = AbstractContextManager[Progress | None]
 
@@ -42,6 +45,7 @@ class Run(BaseModel):
         waits_s: as `waits` has it, over all chains.
         gamma: as `gamma` has it.
         busy: by role and kind of request, as `busy` has it.
+        rolled_back: tokens that were drafted ahead in vain.
         tail_s: seconds at the end in which fewer chains were in flight than might have been.
     """
 
@@ -59,6 +63,7 @@ class Run(BaseModel):
     waits_s: dict[str, float]
     gamma: float | None
     busy: dict[str, dict[str, Any]]
+    rolled_back: int
     tail_s: float
 
 
@@ -89,7 +94,8 @@ class Limit(BaseModel):
         seconds: the least that its tokens take, at the runtimes' own throughput (`Costs.bound`).
         efficiency: that over what it took.
         speed_up: over the target alone, if it took no longer than that.
-        formula: `chain_speed_up` with the measured costs and rate; only where one chain runs at a time.
+        formula: `chain_speed_up` with the measured costs, and for alpha the share of the target alone's tokens that the
+            target wrote; only where one chain runs at a time.
     """
 
     seconds: float
@@ -129,56 +135,84 @@ class Results(BaseModel):
 
 
 def race(bench: Bench, pair: Backend, out: Path, tell: Callable[[str], Shown] = lambda name: nullcontext()) -> Results:
-    """Runs what is missing of `bench` in `out` and compares.
+    """Runs what is missing of `bench` in `out` and compares. A run that was interrupted begins anew.
 
     Args:
+        pair: with as many places as `Bench.in_flight` says.
         tell: given a run's name, whatever shows its progress for as long as it runs.
 
     Raises:
-        ConfigError: the folder holds another bench, or the runtimes are not a draft and a target.
+        ConfigError: the folder holds another bench, or the runtimes are none that can be compared.
+        RuntimeFault: a run lost chains, so that its time says nothing.
         Interrupted: as `evaluate`; the same bench goes on from there.
     """
-    if pair.roles.successor is None:
-        raise ConfigError("a bench needs a draft and a target")
+    _check(bench, pair)
+    _claim(bench, pair, out)
     runs: list[Run] = []
-    first = True
+    warm = False
     for round_ in range(bench.repeats):
         for name in bench.order(round_):
-            arm = bench.plan(name)
             folder = out / f"round-{round_ + 1}" / name
-            backend = pair if arm.runtime is None else pair.alone(arm.runtime)
-            if first and not (folder / "run.json").exists():
-                _warm(bench, pair)
-            first = False
-            pair.flush_cache()
-            with tell(f"round {round_ + 1} of {bench.repeats}, {name}") as shown:
-                done, _ = evaluate(arm, backend, folder, shown)
             kept = folder / "bench.json"
             if not kept.exists():
-                kept.write_text(measure(arm, done, round_, pair.admission.limit).model_dump_json())
+                if not warm:
+                    _warm(bench, pair)
+                    warm = True
+                shutil.rmtree(folder, ignore_errors=True)
+                with tell(f"round {round_ + 1} of {bench.repeats}, {name}") as shown:
+                    run = _run(bench.plan(name), pair, folder, round_, shown)
+                kept.write_text(run.model_dump_json())
             runs.append(Run.model_validate_json(kept.read_bytes()))
     verify = None
     if {"draft", "target"} < set(bench.arms):
         verify = verification(bench, pair, RunFolder.read(out / "round-1" / "target"))
-    settings = _settings(bench, pair)
-    results = compare(bench, runs, verify, pair.admission.limit, settings)
+    results = compare(bench, runs, verify, _settings(bench, pair))
     (out / "results.json").write_text(results.model_dump_json(indent=1))
     return results
 
 
-def measure(arm: Arm, folder: RunFolder, round_: int, in_flight: int) -> Run:
-    """What `folder` says of a run.
+def _check(bench: Bench, pair: Backend) -> None:
+    if pair.roles.successor is None:
+        raise ConfigError("a bench needs a draft and a target")
+    if pair.admission.limit != bench.in_flight:
+        raise ConfigError(f"the bench is of {bench.in_flight} in flight, the backend has {pair.admission.limit} places")
+    if "reference" in bench.arms:
+        from a1_sgl.evals.speed.reference import check
 
-    Raises:
-        ConfigError: a chain of it was lost, so that its time says nothing; or it was interrupted.
-    """
-    events, chains = folder.events, folder.finished
-    if len(chains) < len(arm.asked) * arm.chains:
-        raise ConfigError(
-            f"{folder.path}: {len(chains)} of {len(arm.asked) * arm.chains} chains; the same command goes on"
+        check(pair)
+
+
+def _claim(bench: Bench, pair: Backend, out: Path) -> None:
+    """Notes what the folder's bench is, or refuses another one; more rounds may follow."""
+    mine, path = _settings(bench, pair), out / "settings.json"
+    if path.exists():
+        theirs = json.loads(path.read_bytes())
+        differ = [name for name in mine if name != "repeats" and mine[name] != theirs.get(name)]
+        if differ:
+            name = differ[0]
+            raise ConfigError(
+                f"{out} holds a bench with another {name}, {theirs.get(name)!r} and not {mine[name]!r}; "
+                "name another --out"
+            )
+    out.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(mine, indent=1))
+
+
+def _run(arm: Arm, pair: Backend, folder: Path, round_: int, shown: Progress | None) -> Run:
+    pair.flush_cache()
+    done, summary = evaluate(arm, pair if arm.runtime is None else pair.alone(arm.runtime), folder, shown)
+    if summary["chains_lost"]:
+        why = next(iter(summary["errors"]), "")
+        raise RuntimeFault(
+            f"{folder} lost {summary['chains_lost']} chains, so its time says nothing ({why}); the same command runs "
+            "it again"
         )
-    if len(folder.run["sessions"]) > 1:
-        raise ConfigError(f"{folder.path} was interrupted, so its time says nothing; delete it and run the bench again")
+    return measure(arm, done, round_)
+
+
+def measure(arm: Arm, folder: RunFolder, round_: int) -> Run:
+    """What `folder`, a whole run of `arm`, says."""
+    events, chains = folder.events, folder.finished
     calls, usage = calls_of(events), Usage.of(events)
     began = min(call.started for call in calls)
     ends = sorted(chain.ended for chain in chains)
@@ -195,13 +229,12 @@ def measure(arm: Arm, folder: RunFolder, round_: int, in_flight: int) -> Run:
         decode=dict(usage.decode), prefill=dict(usage.prefill), verified=sum(one.tokens for one in verdicts),
         cached_share=usage.cached_share, waits_s=spent, gamma=gamma(spent),
         busy={name: busy(of, wall) for name, of in sorted(groups.items())},
-        tail_s=ends[-1] - ends[-min(in_flight, len(ends))],
+        tail_s=ends[-1] - ends[-min(arm.in_flight, len(ends))],
+        rolled_back=sum(one.tokens for one in events if isinstance(one, DropEvent) and one.reason == "rolled back"),
     )  # fmt: skip
 
 
-def compare(
-    bench: Bench, runs: Sequence[Run], verify: float | None, in_flight: int, settings: Mapping[str, Any]
-) -> Results:
+def compare(bench: Bench, runs: Sequence[Run], verify: float | None, settings: Mapping[str, Any]) -> Results:
     """Ratios and limits from the runs of all arms.
 
     Args:
@@ -214,11 +247,12 @@ def compare(
     speed_up = {arm: Ratio.of(base, [run.wall_s for run in of]) for arm, of in by_arm.items()}
     costs, limits = None, {}
     if verify is not None:
-        alone = {role: _cost(by_arm[role], role) for role in ("draft", "target")}
-        costs = Costs(alone["draft"], alone["target"], verify)
-        for arm, of in by_arm.items():
-            if arm not in ("draft", "target"):
-                limits[arm] = _limit(bench, of, costs, in_flight, arm, statistics.median(base))
+        costs = Costs(_cost(by_arm["draft"], "draft"), _cost(by_arm["target"], "target"), verify)
+    if costs is not None:
+        apart = "verifier" in settings["models"]
+        for arm in by_arm:
+            if arm in ("a1", "a1_lookahead", "a1_sync"):  # the reference has a concurrency of its own
+                limits[arm] = _limit(bench, arm, by_arm, costs, apart)
     return Results(
         settings=dict(settings), runs=list(runs), base=bench.base, speed_up=speed_up,
         costs=None if costs is None else {"draft": costs.draft, "target": costs.target, "verify": costs.verify},
@@ -230,64 +264,81 @@ def _cost(runs: Sequence[Run], role: str) -> float:
     return statistics.median(run.wall_s / run.decode[role] for run in runs)
 
 
-def _limit(bench: Bench, runs: Sequence[Run], costs: Costs, in_flight: int, arm: str, base: float) -> Limit:
-    least = statistics.median(
-        costs.bound(run.decode.get("draft", 0), run.decode.get("target", 0), run.verified, in_flight) for run in runs
-    )
-    took = statistics.median(run.wall_s for run in runs)
-    formula, rate = None, runs[0].rate
-    if in_flight == 1 and rate is not None:
-        take_over = bench.plan(arm).arguments.get("take_over", "replace")
-        formula = chain_speed_up(costs.draft / costs.target, costs.rho, rate, take_over, arm == "a1_lookahead")
-        if arm == "a1_lookahead":  # two requests of one chain are under way at once
-            least = base / formula
+def _limit(bench: Bench, arm: str, by_arm: Mapping[str, Sequence[Run]], costs: Costs, apart: bool) -> Limit:
+    runs, ahead, one_by_one = by_arm[arm], arm == "a1_lookahead", bench.in_flight == 1
+
+    def least_of(run: Run) -> float:
+        drafted, decoded = run.decode.get("draft", 0), run.decode.get("target", 0)
+        if one_by_one:
+            return costs.serial(drafted - run.rolled_back, decoded, run.verified, lookahead=ahead)
+        return costs.bound(drafted, decoded, run.verified, apart=apart)
+
+    least = statistics.median(map(least_of, runs))
+    base, took = (statistics.median(run.wall_s for run in by_arm[name]) for name in ("target", arm))
+    formula = None
+    if one_by_one:
+        share = statistics.median(run.decode.get("target", 0) for run in runs) / statistics.median(
+            run.decode["target"] for run in by_arm["target"]
+        )
+        plan = bench.plan(arm)
+        take_over = str(plan.arguments.get("take_over", plan.strategy.default("take_over")))
+        formula = chain_speed_up(costs.draft / costs.target, costs.rho, min(share, 1.0), take_over, ahead)
     return Limit(seconds=least, efficiency=least / took, speed_up=base / least, formula=formula)
 
 
 def verification(bench: Bench, pair: Backend, of: RunFolder) -> float:
-    """Seconds that the target takes to verify a token, when it does nothing else: the chains of a run of the target
-    alone are scored chunk by chunk, as many at once as run in the bench."""
-    target = pair.roles.verifier.engine
+    """Seconds that verifying a token takes, when the verifier does nothing else: the chains of a run of the target
+    alone are scored chunk by chunk, as many at once as run in the bench. Where lengths are fixed, it is any tokens."""
+    verifier, drawn = pair.roles.verifier.engine, random.Random(bench.seed)
     pair.flush_cache()
-    chains = [event for event in of.events if isinstance(event, ChainEvent)]
-    questions = of.questions()
-    work = []
-    for chain in chains:
-        prompt = target.codec.encode(target.codec.render(questions[chain.question].messages))
-        work.append((prompt, [target.codec.encode(chunk) for chunk in _chunks(bench, target, chain.text)]))
-    tokens = sum(len(chunk) for _, chunks in work for chunk in chunks)
-    return submit(_score_all(target, work, pair.admission.limit)).result() / tokens
+    questions, work = of.questions(), []
+    for chain in of.finished:
+        prompt = verifier.codec.encode(verifier.codec.render(questions[chain.question].messages))
+        if bench.fixed is not None:  # what a model without weights has written is not encoded as it was written
+            size = verifier.codec.size
+            chunks: list[Sequence[int]] = [
+                [drawn.randrange(size) for _ in range(bench.fixed.tokens)] for _ in range(bench.fixed.turns)
+            ]
+        else:
+            chunks = _chunks(bench, verifier, chain.text)
+        if chunks:
+            work.append((Route(chain.question, f"{chain.question}/{chain.sample}"), prompt, chunks))
+    tokens = sum(len(chunk) for _, _, chunks in work for chunk in chunks)
+    return submit(_score_all(verifier, work, bench.in_flight)).result() / tokens
 
 
-async def _score_all(
-    target: Engine, work: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]], at_once: int
-) -> float:
-    for prompt in {tuple(prompt) for prompt, _ in work}:
-        await target.prefill(Request(as_ids(prompt)))
+Work = tuple[Route, Sequence[int], Sequence[Sequence[int]]]
+"""A chain: where it belongs, its prompt, and its chunks as token ids."""
+
+
+async def _score_all(verifier: Engine, work: Sequence[Work], at_once: int) -> float:
+    for route, prompt in {(route, tuple(prompt)) for route, prompt, _ in work}:
+        await verifier.prefill(Request(as_ids(prompt), route=route))
     places = asyncio.Semaphore(at_once)
 
-    async def one(prompt: Sequence[int], chunks: Sequence[Sequence[int]]) -> None:
+    async def one(route: Route, prompt: Sequence[int], chunks: Sequence[Sequence[int]]) -> None:
         async with places:
             ids = list(prompt)
             for chunk in chunks:
                 start = len(ids)
                 ids.extend(chunk)
-                await target.score(Request(as_ids(ids)), start)
+                await verifier.score(Request(as_ids(ids), route=route), start)
 
     began = time.perf_counter()
-    await asyncio.gather(*(one(prompt, chunks) for prompt, chunks in work))
+    await asyncio.gather(*(one(*chain) for chain in work))
     return time.perf_counter() - began
 
 
-def _chunks(bench: Bench, engine: Engine, text: str) -> list[str]:
+def _chunks(bench: Bench, engine: Engine, text: str) -> list[Sequence[int]]:
     """The text in chunks as the draft would write them."""
-    if bench.fixed is None:
-        stop = bench.plan("a1").stop
-        parts = text.split(stop[0]) if stop else [text]
-        whole = [part + stop[0] for part in parts[:-1]] + parts[-1:] if stop else parts
-        return [part for part in whole if part]
-    ids, size = engine.codec.encode(text), bench.fixed.tokens
-    return [engine.codec.decode(ids[at : at + size]) for at in range(0, len(ids), size)]
+    plan = bench.plan("a1")
+    longest = int(plan.arguments.get("draft_tokens", plan.strategy.default("draft_tokens")))
+    parts = [text]
+    if plan.stop:
+        *whole, last = text.split(plan.stop[0])
+        parts = [part + plan.stop[0] for part in whole] + [last]
+    ids = [engine.codec.encode(part) for part in parts if part]
+    return [part[at : at + longest] for part in ids for at in range(0, len(part), longest)]
 
 
 def _warm(bench: Bench, pair: Backend) -> None:
@@ -297,11 +348,14 @@ def _warm(bench: Bench, pair: Backend) -> None:
 
 
 def _settings(bench: Bench, pair: Backend) -> dict[str, Any]:
+    plan = bench.plan("a1")
     return {
         "task": bench.task.name, "questions": bench.questions, "chains": bench.chains, "alpha": bench.alpha,
-        "take_over": bench.plan("a1").arguments.get("take_over"), "fixed": str(bench.fixed) if bench.fixed else None,
+        "arms": list(bench.arms), "take_over": plan.arguments.get("take_over", plan.strategy.default("take_over")),
+        "chunks": plan.stop, "temperature": plan.sampling["temperature"], "split": bench.split,
+        "fixed": str(bench.fixed) if bench.fixed else None,
         "paced": bench.paced, "gate": bench.gate_kind, "seed": bench.seed, "repeats": bench.repeats,
-        "in_flight": pair.admission.limit, "calibrated": bench.card is not None,
+        "in_flight": bench.in_flight, "card": bench.card.sha256 if bench.card is not None else None,
         "models": {role.name: role.engine.identity.model.rpartition("/")[2] for role in pair.roles.all},
         **environment(pair),
     }  # fmt: skip

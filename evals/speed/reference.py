@@ -4,9 +4,10 @@ The m chains of a question run together, and the next question begins when the s
 list of texts; for each turn they are joined, rendered by the runtime's chat endpoint and tokenised anew, with at most
 16 requests at the draft and 8 at the target at once. A chunk is scored by a request of its own, which also decodes one
 token and asks for top log-probabilities, and where the chunk begins is found by tokenising what comes before it. Seen
-in ``ref_async.py`` of the method's repository; written anew, and kinder in three respects: an assistant's text is
-continued and not followed by a new turn, scores are of the text that the models see and not of one without the chat
-template, and the gate is the bench's own, so that accuracy and take-over rate are comparable.
+in ``ref_async.py`` of the method's repository; written anew, and other in four respects, so that accuracy, chunks and
+take-over rate are comparable: an assistant's text is continued and not followed by a new turn; scores are of the text
+that the models see and not of one without the chat template, which also spares the target a second prefix; chunks end
+at the bench's stop strings, where the published code sends none; and the gate is the bench's own. Its m is 16.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ import httpx
 
 from a1_sgl.answers import final_answer
 from a1_sgl.conformal import Decider
-from a1_sgl.engine import Settings, SGLang, wait
+from a1_sgl.engine import Scope, Settings, SGLang, wait
 from a1_sgl.errors import ConfigError, RuntimeFault
 from a1_sgl.evals.speed.arms import Arm
 from a1_sgl.session import Backend
+from a1_sgl.session.context import enclosing
 from a1_sgl.types import Call, CallKind, ChainEvent, ChunkEvent, Listener, Question, Result, Usage, VerdictEvent
 
 DRAFT_REQUESTS, TARGET_REQUESTS = 16, 8
@@ -54,23 +56,41 @@ class Reference(Arm):
         """Runs one question, once those before it have ended.
 
         Raises:
-            ConfigError: a fleet.
+            ConfigError: as `check`.
             RuntimeFault: a request failed.
+            ChainAborted: the run was stopped.
         """
         assert gate is not None
-        return wait(self._question(question, samples, backend, gate, listener))
+        return wait(self._question(question, samples, backend, gate, listener, enclosing() or Scope()))
 
     async def _question(
-        self, question: Question, samples: Sequence[int], backend: Backend, gate: Decider, listener: Listener
-    ) -> Result:
+        self, question: Question, samples: Sequence[int], backend: Backend, gate: Decider, listener: Listener,
+        scope: Scope,
+    ) -> Result:  # fmt: skip
+        check(backend)
         if not self._turn:
             self._turn.append(asyncio.Lock())
         async with self._turn[0], _Side(backend, "draft", DRAFT_REQUESTS) as draft, _Side(
             backend, "target", TARGET_REQUESTS
         ) as target:  # fmt: skip
-            chains = [_Chain(self, question, sample, draft, target, gate, listener) for sample in samples]
+            chains = [_Chain(self, question, sample, draft, target, gate, listener, scope) for sample in samples]
             events = await asyncio.gather(*(chain.run() for chain in chains))
         return Result(question, tuple(events), (), Usage.of([]), self.voted)
+
+
+def check(backend: Backend) -> None:
+    """Whether the loop can speak to these runtimes.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    for role in ("draft", "target"):
+        engine = backend.roles.named(role).engine
+        if not isinstance(engine, SGLang):
+            raise ConfigError(
+                f"the reference loop speaks to one {role} runtime over HTTP, and not to {engine.name}, a "
+                f"{type(engine).__name__}; name one URL, or leave the arm out"
+            )
 
 
 class _Side:
@@ -78,15 +98,16 @@ class _Side:
 
     def __init__(self, backend: Backend, role: str, at_once: int) -> None:
         engine = backend.roles.named(role).engine
-        if not isinstance(engine, SGLang):
-            raise ConfigError(f"the reference loop speaks to one {role} runtime over HTTP, not to {engine.name}")
+        assert isinstance(engine, SGLang)
         self.role, self.engine = role, engine
         self._places = asyncio.Semaphore(at_once)
         settings: Settings = engine.transport.settings
         key = settings.api_key
         headers = {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
         self._client = httpx.AsyncClient(
-            timeout=_PATIENCE, headers=headers, verify=settings.verify, trust_env=False,
+            timeout=_PATIENCE, headers=headers, trust_env=False,
+            verify=settings.verify if engine.url.startswith("https") else False,  # else certificates are read in vain
+            # SGLang hangs up after five idle seconds, and this loop does not send anything twice.
             limits=httpx.Limits(max_connections=1000, max_keepalive_connections=1000, keepalive_expiry=2),
         )  # fmt: skip
 
@@ -142,8 +163,9 @@ class _Chain:
 
     def __init__(
         self, arm: Reference, question: Question, sample: int, draft: _Side, target: _Side, gate: Decider,
-        listener: Listener,
+        listener: Listener, scope: Scope,
     ) -> None:  # fmt: skip
+        self._scope = scope
         self._question, self._sample, self._gate, self._listener = question, sample, gate, listener
         self._draft, self._target = draft, target
         own = {name: arm.strategy.default(name) for name in arm.strategy.own} | arm.arguments
@@ -157,6 +179,7 @@ class _Chain:
         """Runs it to its end."""
         started, turn, take_overs, answer = time.time(), 0, 0, None
         for turn in range(1, self._turns + 1):
+            self._scope.check()
             chunk = await self._write(self._draft, turn - 1)
             if not chunk:
                 break

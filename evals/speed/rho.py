@@ -18,7 +18,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from a1_sgl.engine import Engine, Request
-from a1_sgl.errors import ConfigError
+from a1_sgl.errors import ConfigError, RuntimeFault
 from a1_sgl.evals.speed.limits import saturated_speed_up
 from a1_sgl.records.files import first_line
 from a1_sgl.session.transcript import as_ids
@@ -62,7 +62,7 @@ class Rho(BaseModel):
             ValueError: nothing was measured.
         """
         row = nearest(self.verify, batch)
-        return self.verify[row][nearest(self.verify[row], chunk)] / self.decode[nearest(self.decode, batch)]
+        return self.verify[row][nearest(self.verify[row], chunk)] / self.decode[row]
 
     def says(self, batch: int, chunk: int, alpha: float) -> str:
         """Where A1 pays on this runtime, and by how much, in one sentence."""
@@ -135,13 +135,13 @@ async def measure(
     Args:
         running: how many sequences it computes at once; larger batches are left out.
         capacity: how many tokens its cache holds; what needs more is left out.
-        seconds: when they are over, what is left is left out, largest batches first.
+        seconds: when they are over, what is left is left out, but for the first of all.
         seed: of the token ids.
         tell: told of what is measured.
 
     Raises:
-        RuntimeFault: as the engine's.
-        ConfigError: the context is too short for any of it.
+        RuntimeFault: as the engine's; or what it costs cannot be told from noise.
+        ConfigError: the runtime is too small for any of it.
     """
     began, drawn = time.monotonic(), random.Random(seed)
     limits, size = engine.limits, engine.codec.size
@@ -153,7 +153,7 @@ async def measure(
     verify: dict[int, dict[int, float]] = {}
 
     def over(what: str) -> bool:
-        if time.monotonic() - began < seconds:
+        if not any(verify.values()) or time.monotonic() - began < seconds:
             return False
         left_out.append(f"{what}: the {seconds:g} s were over")
         return True
@@ -165,6 +165,9 @@ async def measure(
         what = f"{batch} in flight"
         if running is not None and batch > running:
             left_out.append(f"{what}: the runtime computes {running} at once")
+            continue
+        if capacity is not None and batch * (prefix + STEPS[1]) > capacity:
+            left_out.append(f"{what}: more than the runtime holds")
             continue
         if over(what):
             continue
@@ -197,6 +200,8 @@ async def measure(
             verify[batch][chunk] = statistics.median(found)
         if not verify[batch]:
             del verify[batch]
+    if not verify:
+        raise RuntimeFault(f"{engine.name}: nothing could be measured; {'; '.join(left_out)}")
     identity = engine.identity
     return Rho(
         model=Path(identity.model).name, model_sha256=identity.model_sha256, machine=machine, packages=packages,

@@ -86,10 +86,9 @@ def _shares(call: Call) -> dict[str, float]:
 
 def _parts(calls: Sequence[Call]) -> list[float]:
     """Seconds of each call, where those that overlap share the time."""
-    edges = sorted(
-        [(one.started, 1, i) for i, one in enumerate(calls)] + [(one.ended, 0, i) for i, one in enumerate(calls)]
-    )
-    found, open_, last = [0.0] * len(calls), set[int](), 0.0
+    timed = [(i, one) for i, one in enumerate(calls) if one.ended > one.started]
+    edges = sorted([(one.started, 1, i) for i, one in timed] + [(one.ended, 0, i) for i, one in timed])
+    found, open_, last = [0.0] * len(calls), set[int](), 0.0  # a clock that was set back makes no time
     for at, begins, i in edges:
         for one in open_:
             found[one] += (at - last) / len(open_)

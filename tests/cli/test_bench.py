@@ -47,6 +47,8 @@ def test_without_answers_to_grade_there_is_no_accuracy(here, urls):
     [
         (["--arm", "turbo"], "unknown arm 'turbo'; known: target, draft, a1"),
         (["--fixed", "8"], "fixed lengths are TURNSxTOKENS, such as 8x64, not '8'"),
+        (["--temperature", "-1"], "temperature must be at least 0, not -1"),
+        (["rho", "--chunk", "0"], "--chunk must be at least 1, not 0"),
         (["--repeats", "0"], "repeats must be at least 1, not 0"),
         (["--alpha", "1.5"], "alpha is the nominal take-over rate"),
         (["--take-over", "resample"], "unknown take-over 'resample' for a bench; known: continue, replace"),

@@ -56,8 +56,12 @@ def test_what_is_not_causal_is_left_to_sglang(own):
     seen = []
 
     class Backend:
-        def _run_sdpa_forward_extend(self, *arguments):
-            seen.append(arguments)
+        def _run_sdpa_forward_extend(
+            self, query, output, k_cache, v_cache, req_to_token, req_pool_indices, seq_lens, extend_prefix_lens,
+            extend_seq_lens, encoder_lens=None, scaling=None, enable_gqa=False, causal=False, is_cross_attn=False,
+            sliding_window_size=None,
+        ):  # fmt: skip
+            seen.append(query)
 
     module = SimpleNamespace(TorchNativeAttnBackend=Backend)
     extend_attention.patch(module)
@@ -65,6 +69,17 @@ def test_what_is_not_causal_is_left_to_sglang(own):
     Backend()._run_sdpa_forward_extend(*"qokvrpspe", causal=True, sliding_window_size=64)
     Backend()._run_sdpa_forward_extend(*"qokvrpspe", causal=True, encoder_lens="here")
     assert len(seen) == 3
+
+
+def test_another_version_is_left_as_it_is():
+    class Backend:
+        def _run_sdpa_forward_extend(self, query, something_else):
+            pass
+
+    before = Backend._run_sdpa_forward_extend
+    extend_attention.patch(SimpleNamespace(TorchNativeAttnBackend=Backend))
+    assert Backend._run_sdpa_forward_extend is before
+    extend_attention.patch(SimpleNamespace())
 
 
 def test_the_runtimes_of_this_machine_have_it():

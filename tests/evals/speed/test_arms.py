@@ -55,18 +55,25 @@ def test_every_arm_runs_once_a_round_and_no_place_is_always_the_same_ones(count)
 
 
 def test_arms_have_the_same_lengths_sampling_and_questions():
-    made = bench(fixed=Fixed(6, 32), take_over="continue")
+    made = bench(fixed=Fixed(6, 32))
     plans = {arm: made.plan(arm) for arm in ARMS}
     assert plans["target"].arguments["max_tokens"] == 6 * 32 == plans["draft"].arguments["max_tokens"]
     for arm in ("a1", "a1_lookahead", "a1_sync", "reference"):
         own = plans[arm].arguments
         assert (own["turns"], own["draft_tokens"], own["target_tokens"]) == (6, 32, 32)
-        assert own["take_over"] == "continue"
+        assert own["take_over"] == "replace"
     assert plans["a1_sync"].arguments["budget"] == 1
     assert len({tuple(q.id for q in plan.asked) for plan in plans.values()}) == 1
     assert all(plan.sampling == plans["target"].sampling and plan.stop == [] for plan in plans.values())
     assert plans["target"].sampling["ignore_eos"] is True
     assert [arm for arm in ARMS if plans[arm].together] == ["a1_sync", "reference"]
+
+
+def test_the_synchronous_way_is_among_them_where_it_can_hand_over_alpha():
+    assert bench().arms == tuple(ARMS)
+    assert "a1_sync" not in bench(chains=1).arms
+    assert "a1_sync" not in bench(chains=4, alpha=0.3).arms
+    assert bench(chains=10, alpha=0.3).plan("a1_sync").arguments["budget"] == 3
 
 
 def test_what_is_measured_against():
@@ -78,8 +85,13 @@ def test_what_is_measured_against():
     ("wrong", "said"),
     [
         ({"arms": ("a1", "turbo")}, "unknown arm 'turbo'; known: target, draft"),
-        ({"arms": ()}, "needs arms, each named once, not none"),
-        ({"arms": ("a1", "a1")}, "each named once, not a1, a1"),
+        ({"arms": ("a1", "a1")}, "an arm is named twice: a1, a1"),
+        (
+            {"arms": ("a1_sync",), "chains": 3},
+            "a1_sync hands over a whole number of chains a turn, and alpha 0.25 of 3 is",
+        ),
+        ({"fixed": Fixed(2, 8), "take_over": "continue"}, "with fixed lengths a take-over replaces the chunk"),
+        ({"temperature": -1.0}, "temperature must be at least 0, not -1"),
         ({"repeats": 0}, "repeats must be at least 1, not 0"),
         ({"take_over": "resample"}, "unknown take-over 'resample'"),
         ({"alpha": 1.0}, "alpha is the nominal take-over rate"),

@@ -7,13 +7,15 @@ import math
 import pytest
 
 from a1_sgl.errors import ConfigError, RuntimeFault
-from a1_sgl.evals.runner import evaluate
-from a1_sgl.evals.speed.arms import ARMS, Bench, Fixed
-from a1_sgl.evals.speed.race import Ratio, Results, measure, race
+from a1_sgl.evals.runner import calibrate, evaluate
+from a1_sgl.evals.speed.arms import Bench, Fixed
+from a1_sgl.evals.speed.race import Ratio, Results, race
 from a1_sgl.evals.tasks import find_task
 from a1_sgl.session import Backend, Roles
 from a1_sgl.testing import FakeEngine
 from a1_sgl.types import ChainEvent, ChunkEvent, PromptEvent, VerdictEvent, calls_of
+
+FAULT = RuntimeFault("two fake: broken")
 
 
 def bench(**changes):
@@ -55,15 +57,56 @@ def test_limits_follow_from_what_each_kind_costs_by_itself(raced):
     assert limit.seconds == pytest.approx(least)
     assert limit.efficiency == pytest.approx(least / run.wall_s)
     assert limit.formula is None
-    assert results.limits.keys() == set(ARMS) - {"draft", "target"}
+    assert results.limits.keys() == {"a1", "a1_lookahead", "a1_sync"}
 
 
 def test_a_finished_bench_is_not_run_again(raced, pair):
     results, folder = raced
+    flushed = []
+    pair.flush_cache = lambda: flushed.append(1)
     again = race(bench(), pair, folder)
     assert again.runs == results.runs
-    with pytest.raises(ConfigError, match="alpha"):
-        race(bench(alpha=0.5), pair, folder)
+    assert len(flushed) == 1  # of what verifying costs by itself, which is measured again
+    for change, said in (
+        ({"alpha": 0.5}, "another alpha, 0.25 and not 0.5; name another --out"),
+        ({"arms": ("target", "a1")}, "another arms"),
+        ({"fixed": Fixed(2, 8)}, "another fixed, None and not '2x8'"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            race(bench(**change), pair, folder)
+
+
+def test_a_run_that_was_interrupted_begins_anew(pair, tmp_path):
+    plan = bench(arms=("a1",), fixed=Fixed(2, 8), paced=True)
+    race(plan, pair, tmp_path)
+    run = tmp_path / "round-1" / "a1"
+    (run / "bench.json").unlink()  # as if it had been stopped before its end
+    began = json.loads((run / "run.json").read_text())["sessions"]
+    results = race(plan, pair, tmp_path)
+    assert len(results.runs) == 1
+    assert results.runs[0].chains == 6
+    (again,) = json.loads((run / "run.json").read_text())["sessions"]
+    assert again > began[0]
+    # More rounds may follow.
+    more = race(bench(arms=("a1",), fixed=Fixed(2, 8), paced=True, repeats=2), pair, tmp_path)
+    assert [one.round for one in more.runs] == [0, 1]
+    assert more.runs[0] == results.runs[0]
+
+
+def test_a_run_that_loses_chains_has_no_time(tmp_path):
+    first = bench().plan("a1").asked[0].id  # is asked once before, to warm up
+    broken = FakeEngine(name="two", faults=lambda call: None if call.request.route.question == first else FAULT)
+    backend = Backend(Roles.pair(FakeEngine("1 + 1 = 2\n\n", name="one"), broken))
+    with pytest.raises(RuntimeFault, match="lost 4 chains, so its time says nothing .* the same command runs it again"):
+        race(bench(arms=("a1",)), backend, tmp_path)
+
+
+def test_a_card_is_for_the_arms_with_a_gate(pair, tmp_path):
+    plan = bench(arms=("a1",), split="calibration").plan("a1")
+    card, _ = calibrate(plan, pair, tmp_path / "calibration")
+    results = race(bench(arms=("target", "a1", "a1_lookahead", "reference"), card=card), pair, tmp_path / "bench")
+    assert len(results.runs) == 4
+    assert results.settings["card"] == card.sha256
 
 
 def test_runtimes_say_where_their_time_went(raced):
@@ -84,13 +127,14 @@ def test_lengths_that_are_fixed(pair, tmp_path):
 
 
 def test_one_chain_at_a_time_has_the_limit_of_the_formula(runtimes, tmp_path):
-    plan = bench(arms=("target", "draft", "a1", "a1_lookahead"), fixed=Fixed(3, 8), paced=True, questions=1)
+    arms = ("target", "draft", "a1", "a1_lookahead")
+    plan = bench(arms=arms, fixed=Fixed(3, 8), paced=True, questions=1, in_flight=1)
     with Backend.connect(runtimes["draft"].url, runtimes["target"].url, in_flight=1) as pair:
         results = race(plan, pair, tmp_path)
-    for arm in ("a1", "a1_lookahead"):
-        assert results.limits[arm].formula > 0
-    ahead = results.limits["a1_lookahead"]
-    assert ahead.speed_up == pytest.approx(ahead.formula)
+    limit = results.limits["a1"]
+    assert limit.speed_up == pytest.approx(limit.formula)
+    assert results.limits["a1_lookahead"].formula > 0
+    assert results.median("a1_lookahead").decode["draft"] >= 2 * 3 * 8
 
 
 # --- the reference loop ---------------------------------------------------------------------------------------
@@ -140,8 +184,11 @@ def test_its_chains_are_texts_of_its_chunks(pair, tmp_path):
 def test_the_reference_takes_no_fleet_and_no_fake(questions, tmp_path):
     roles = Roles.pair(FakeEngine(name="one"), FakeEngine(name="two"))
     arm = bench().plan("reference")
-    with pytest.raises(ConfigError, match="one draft runtime over HTTP, not to one"):
+    with pytest.raises(ConfigError, match="one draft runtime over HTTP, and not to one, a FakeEngine; name one URL"):
         arm.run(questions[0], [0], Backend(roles), arm.gate(), lambda event: None)
+    with pytest.raises(ConfigError, match="over HTTP"):  # before anything is run
+        race(bench(), Backend(roles), tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_runtime_that_refuses_the_reference_is_named(runtimes, questions):
@@ -156,23 +203,14 @@ def test_a_runtime_that_refuses_the_reference_is_named(runtimes, questions):
 # --- what it refuses, and its statistics ------------------------------------------------------------------------
 
 
-def test_a_run_that_was_interrupted_has_no_time(raced, pair, tmp_path):
-    plan = bench(arms=("a1",))
-    arm = plan.plan("a1")
-    folder, _ = evaluate(arm, pair, tmp_path / "a1")
-    record = json.loads((tmp_path / "a1" / "run.json").read_text())
-    folder.run["sessions"] = [*record["sessions"], record["sessions"][-1] + 1]
-    with pytest.raises(ConfigError, match="was interrupted, so its time says nothing; delete it"):
-        measure(arm, folder, 0, 64)
-    folder.run["sessions"] = record["sessions"]
-    del folder.finished[0]
-    with pytest.raises(ConfigError, match="5 of 6 chains"):
-        measure(arm, folder, 0, 64)
-
-
 def test_one_runtime_is_no_pair(single, tmp_path):
     with pytest.raises(ConfigError, match="needs a draft and a target"):
         race(bench(), single, tmp_path)
+
+
+def test_the_places_are_those_of_the_bench(pair, tmp_path):
+    with pytest.raises(ConfigError, match="the bench is of 8 in flight, the backend has 64 places"):
+        race(bench(in_flight=8), pair, tmp_path)
 
 
 def test_a_ratio_is_a_geometric_mean_by_round():

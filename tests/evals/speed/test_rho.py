@@ -3,7 +3,7 @@
 import pytest
 
 from a1_sgl.engine import wait
-from a1_sgl.errors import ConfigError
+from a1_sgl.errors import ConfigError, RuntimeFault
 from a1_sgl.evals.speed.rho import Rho, measure, nearest
 from a1_sgl.testing import FakeEngine
 
@@ -59,10 +59,11 @@ def test_it_is_kept_and_found(tmp_path):
 def test_a_runtime_is_measured(target):
     found = wait(measure(target, machine="m", packages={}, batches=(1, 2), chunks=(4, 16), seconds=60))
     assert found.model == "target"
-    assert found.decode.keys() == found.verify.keys() == {1, 2}
+    assert found.decode.keys() == found.verify.keys()
     assert all(cost > 0 for cost in found.decode.values())
     assert all(row.keys() == {4, 16} and min(row.values()) > 0 for row in found.verify.values())
-    assert found.left_out == []
+    # On a busy machine a step may be lost in noise, and that is said.
+    assert len(found.decode) + len(found.left_out) == 2
 
 
 def test_costs_are_those_of_all_requests_together():
@@ -77,9 +78,10 @@ def test_costs_are_those_of_all_requests_together():
 
 def test_noise_that_hides_a_cost_is_no_cost():
     engine = FakeEngine("x" * 100, delay=lambda call: 0.2 / call.sampling.get("max_new_tokens", 1))
-    found = wait(measure(engine, machine="m", packages={}, batches=(1,), chunks=(10,)))
-    assert (found.decode, found.verify) == ({}, {})
-    assert found.left_out == ["1 in flight: what a step costs cannot be told from noise; has the runtime other work?"]
+    with pytest.raises(
+        RuntimeFault, match="fake: nothing could be measured; 1 in flight: .* cannot be told from noise"
+    ):
+        wait(measure(engine, machine="m", packages={}, batches=(1,), chunks=(10,)))
 
 
 def test_what_is_left_out_is_said():
@@ -94,8 +96,8 @@ def test_what_is_left_out_is_said():
         "16 in flight: the runtime computes 4 at once",
     ]
     assert found.verify.keys() == {1}
-    hurried = wait(measure(engine, machine="m", packages={}, batches=(1, 4), chunks=(16,), seconds=0))
-    assert hurried.left_out == ["1 in flight: the 0 s were over", "4 in flight: the 0 s were over"]
+    hurried = wait(measure(engine, machine="m", packages={}, batches=(1, 4), chunks=(16, 32), seconds=0))
+    assert hurried.left_out == ["1 in flight, chunks of 32: the 0 s were over", "4 in flight: the 0 s were over"]
 
 
 def test_a_context_that_is_too_short_is_refused():
