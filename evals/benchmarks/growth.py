@@ -122,10 +122,12 @@ def table(found: list[dict[str, Any]]) -> Table:
 def draw(found: list[dict[str, Any]], path: Path) -> None:
     """A figure of milliseconds a chain, on logarithmic axes; with turns, a chunk."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator
 
     figure = Figure(figsize=(9, 2.6), layout="constrained")
     for axes, curve in zip(figure.subplots(1, len(CURVES), sharey=True), CURVES, strict=True):
-        for arm in sorted({one["arm"] for one in found if one["curve"] == curve}):
+        arms = sorted({one["arm"] for one in found if one["curve"] == curve})
+        for arm in arms:
             best: dict[int, float] = {}
             for one in found:
                 if (one["curve"], one["arm"]) == (curve, arm):
@@ -133,8 +135,13 @@ def draw(found: list[dict[str, Any]], path: Path) -> None:
                     best[one["at"]] = min(best.get(one["at"], value), value)
             axes.plot(list(best), list(best.values()), marker="o", markersize=3, label=arm)
         axes.set(xscale="log", yscale="log", xlabel=curve.replace("_", " "))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_locator(NullLocator())
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False, fontsize=7)
+        if len(arms) > 1:
+            axes.legend(frameon=False, fontsize=7)
     figure.axes[0].set_ylabel("ms for four turns of a chain")
     figure.savefig(path, dpi=160)
 

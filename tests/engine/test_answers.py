@@ -220,3 +220,20 @@ def test_what_an_error_says(body, told):
 def test_what_an_error_says_is_short():
     for body in (b"x" * 9999, json.dumps({"error": {"message": "x" * 9999}}).encode(), b'["' + b"x" * 9999 + b'"]'):
         assert 0 < len(answers.said(body)) <= 1000
+
+
+def test_where_the_time_went():
+    told = {
+        "e2e_latency": 1.5, "queue_time": 0.25, "forward_entry_time": 1_800_000_000.25,
+        "prefill_finished_time": 1_800_000_000.75,
+    }  # fmt: skip
+    assert answers.served(told) == (1.5, 0.25, 0.5)
+    # A clock that was set back in between makes no time.
+    assert answers.served(told | {"prefill_finished_time": 1_700_000_000.0}).prefill == 0.0
+
+
+@pytest.mark.parametrize("nothing", [None, "1.5", float("nan"), float("inf"), -1.0, True, []])
+def test_a_time_that_is_none_is_not_told(nothing):
+    assert answers.served({}) == (None, None, None)
+    odd = dict.fromkeys(("e2e_latency", "queue_time", "forward_entry_time", "prefill_finished_time"), nothing)
+    assert answers.served(odd) == (None, None, None)
