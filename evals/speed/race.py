@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,8 @@ def _claim(bench: Bench, pair: Backend, out: Path) -> None:
                 f"{out} holds a bench with another {name}, {theirs.get(name)!r} and not {mine[name]!r}; "
                 "name another --out"
             )
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out} holds something else than a bench; name another --out")
     out.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(mine, indent=1))
 
@@ -245,18 +248,15 @@ def compare(bench: Bench, runs: Sequence[Run], verify: float | None, settings: M
         by_arm.setdefault(run.arm, []).append(run)
     base = [run.wall_s for run in by_arm[bench.base]]
     speed_up = {arm: Ratio.of(base, [run.wall_s for run in of]) for arm, of in by_arm.items()}
-    costs, limits = None, {}
+    found, limits = None, {}
     if verify is not None:
         costs = Costs(_cost(by_arm["draft"], "draft"), _cost(by_arm["target"], "target"), verify)
-    if costs is not None:
-        apart = "verifier" in settings["models"]
+        found, apart = asdict(costs), "verifier" in settings["models"]
         for arm in by_arm:
             if arm in ("a1", "a1_lookahead", "a1_sync"):  # the reference has a concurrency of its own
                 limits[arm] = _limit(bench, arm, by_arm, costs, apart)
     return Results(
-        settings=dict(settings), runs=list(runs), base=bench.base, speed_up=speed_up,
-        costs=None if costs is None else {"draft": costs.draft, "target": costs.target, "verify": costs.verify},
-        limits=limits,
+        settings=dict(settings), runs=list(runs), base=bench.base, speed_up=speed_up, costs=found, limits=limits
     )  # fmt: skip
 
 

@@ -93,6 +93,15 @@ def test_a_run_that_was_interrupted_begins_anew(pair, tmp_path):
     assert more.runs[0] == results.runs[0]
 
 
+def test_a_folder_of_something_else_is_left_alone(pair, tmp_path):
+    precious = tmp_path / "round-1" / "a1" / "thesis.tex"
+    precious.parent.mkdir(parents=True)
+    precious.write_text("x")
+    with pytest.raises(ConfigError, match="holds something else than a bench; name another --out"):
+        race(bench(), pair, tmp_path)
+    assert precious.read_text() == "x"
+
+
 def test_a_run_that_loses_chains_has_no_time(tmp_path):
     first = bench().plan("a1").asked[0].id  # is asked once before, to warm up
     broken = FakeEngine(name="two", faults=lambda call: None if call.request.route.question == first else FAULT)
