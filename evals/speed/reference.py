@@ -200,12 +200,16 @@ class _Chain:
     async def _write(self, side: _Side, turn: int) -> str:
         messages: list[Any] = list(self._question.messages)
         text = self._text() + (self._join if self._history else "")
+        codec, limits = side.engine.codec, side.engine.limits
+        room = limits.longest_prompt - 1 - len(codec.encode(codec.render(messages) + text))
+        if room < 1:  # the published code would be refused here, and end
+            return ""
         going = {"continue_final_message": True} if text else {}
         if text:
             messages.append({"role": "assistant", "content": text})
         said, ended, call = await side.chat(
             {
-                "model": "default", "messages": messages, "max_tokens": self._tokens[side.role],
+                "model": "default", "messages": messages, "max_tokens": min(self._tokens[side.role], room),
                 "return_cached_tokens_details": True, **self._sampling, **going,
             }
         )  # fmt: skip

@@ -201,12 +201,24 @@ def test_the_reference_takes_no_fleet_and_no_fake(questions, tmp_path):
 
 
 def test_a_runtime_that_refuses_the_reference_is_named(runtimes, questions):
-    arm = bench(fixed=Fixed(1, 100_000)).plan("reference")
+    arm = bench(temperature=1e9).plan("reference")
+    arm.sampling["top_p"] = 7.0  # which no runtime takes
     with (
         Backend.connect(runtimes["draft"].url, runtimes["target"].url) as pair,
         pytest.raises(RuntimeFault, match=r"draft runtime at http.*/v1/chat/completions: .*400"),
     ):
         arm.run(questions[0], [0], pair, arm.gate(), lambda event: None)
+
+
+def test_a_chain_of_the_reference_ends_where_the_context_does(runtimes, questions):
+    arm, events = bench(fixed=Fixed(4, 100_000), paced=True).plan("reference"), []
+    with Backend.connect(runtimes["draft"].url, runtimes["target"].url) as pair:
+        arm.run(questions[0], [0], pair, arm.gate(), events.append)
+        context = pair.roles.writer.engine.limits.context
+    calls = calls_of(events)
+    assert calls
+    assert all(one.prompt_tokens + one.completion_tokens <= context for one in calls)
+    assert isinstance(events[-1], ChainEvent)
 
 
 # --- what it refuses, and its statistics ------------------------------------------------------------------------
