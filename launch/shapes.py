@@ -109,7 +109,7 @@ def main(
     except ConfigError as error:
         typer.echo(f"shapes: {error}", err=True)
         raise typer.Exit(2) from None
-    typer.echo(f"{folder}: {SHAPES[name].parameters / 1e9:.2f} billion parameters, without weights")
+    typer.echo(f"{folder}: {SHAPES[name].parameters / 1e9:.3g} billion parameters, without weights")
 
 
 if __name__ == "__main__":
