@@ -96,7 +96,7 @@ healthy draft "$draft"
 
 {
   echo "target $TARGET, draft $DRAFT, no weights; $card"
-  "$PYTHON" -c 'from importlib.metadata import version; print(f"sglang {version(\"sglang\")}, torch {version(\"torch\")}")'
+  "$PYTHON" -c 'from importlib.metadata import version; print("sglang", version("sglang"), "torch", version("torch"))'
   "$PYTHON" -m a1_sgl.cli bench rho --state "$out" --target "http://127.0.0.1:$target" --alpha "$ALPHA" --chunk "${FIXED#*x}" \
     --seconds "${SECONDS_FOR_RHO:-90}"
   each=$((${FIXED%x*} * ${FIXED#*x}))
