@@ -349,13 +349,13 @@ def _warm(bench: Bench, pair: Backend) -> None:
 
 def _settings(bench: Bench, pair: Backend) -> dict[str, Any]:
     plan = bench.plan("a1")
+    given = {"take_over": plan.strategy.default("take_over")} | plan.arguments
     return {
-        "task": bench.task.name, "questions": bench.questions, "chains": bench.chains, "alpha": bench.alpha,
-        "arms": list(bench.arms), "take_over": plan.arguments.get("take_over", plan.strategy.default("take_over")),
-        "chunks": plan.stop, "temperature": plan.sampling["temperature"], "split": bench.split,
-        "fixed": str(bench.fixed) if bench.fixed else None,
-        "paced": bench.paced, "gate": bench.gate_kind, "seed": bench.seed, "repeats": bench.repeats,
-        "in_flight": bench.in_flight, "card": bench.card.sha256 if bench.card is not None else None,
+        "task": bench.task.name, "split": bench.split, "questions": bench.questions, "chains": bench.chains,
+        "arms": list(bench.arms), "alpha": bench.alpha, "fixed": str(bench.fixed) if bench.fixed else None,
+        "paced": bench.paced, "take_over": given["take_over"], "chunks": plan.stop, "gate": bench.gate_kind,
+        "card": bench.card.sha256 if bench.card is not None else None, "seed": bench.seed,
+        "temperature": plan.sampling["temperature"], "in_flight": bench.in_flight, "repeats": bench.repeats,
         "models": {role.name: role.engine.identity.model.rpartition("/")[2] for role in pair.roles.all},
         **environment(pair),
     }  # fmt: skip
