@@ -9,7 +9,7 @@
 #   TARGET, DRAFT     shapes of launch/shapes.py  [qwen2.5-32b where 120 GiB of memory are there, else qwen2.5-14b; qwen2.5-7b]
 #   TARGET_SHARE, DRAFT_SHARE   --mem-fraction-static of each, the draft's of what the target leaves  [0.66; 0.75]
 #   FIXED, ALPHA, CHAINS, TOKENS   lengths as TURNSxTOKENS, rate, numbers of chains, tokens written in a run by one arm
-#   FLAGS             more flags for both servers  [--attention-backend triton --sampling-backend pytorch ...]
+#   FLAGS             flags of both servers, instead of those below  [--attention-backend triton ...]
 #   PYTHON            [python3]; SGLang and what the library needs must be importable, an installed a1-sgl need not be
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -103,6 +103,7 @@ healthy draft "$draft"
   for chains in $CHAINS; do
     questions=$(( TOKENS / each / chains )); [ "$questions" -ge 1 ] || questions=1
     echo; echo "== $chains chains a question"
+    rm -rf "$out/bench-$chains"  # of another machine or other flags, maybe
     "$PYTHON" -m a1_sgl.cli bench --out "$out/bench-$chains" --draft "http://127.0.0.1:$draft" \
       --target "http://127.0.0.1:$target" --fixed "$FIXED" --paced --alpha "$ALPHA" --questions "$questions" \
       --chains "$chains" --in-flight "${IN_FLIGHT:-$(( chains > 64 ? chains : 64 ))}" --repeats "${REPEATS:-2}" --quiet \

@@ -100,7 +100,7 @@ def show(results: Results) -> None:
         runs, ratio = results.of(arm), results.speed_up[arm]
         walls, one = sorted(run.wall_s for run in runs), results.median(arm)
         table.add_row(
-            arm, f"{one.wall_s:.1f} ±{(walls[-1] - walls[0]) / 2 / one.wall_s:.0%}",
+            arm, _wall(walls),
             f"{ratio.mean:.2f}" + (f" [{ratio.low:.2f}, {ratio.high:.2f}]" if ratio.low is not None else ""),
             *([_accuracy(runs)] if graded else []), "-" if one.rate is None else f"{_mean(runs, 'rate'):.1%}",
             f"{one.decode.get('target', 0):,}", "-" if one.cached_share is None else f"{one.cached_share:.1%}",
@@ -116,14 +116,14 @@ def show(results: Results) -> None:
     causes = [
         cause for cause in next(iter(results.runs)).waits_s if any(run.waits_s[cause] > 0 for run in results.runs)
     ]
+    untold = ("queue", "network", "client", "gate")  # that loop's requests do not tell
     table = _table("a chain's time", *causes, "gamma")
     for arm in arms:
         one = results.median(arm)
         whole = sum(one.waits_s.values()) or 1.0
-        table.add_row(
-            arm, *(f"{one.waits_s[cause] / whole:.1%}" for cause in causes),
-            "-" if one.gamma is None else f"{one.gamma:.2f}",
-        )  # fmt: skip
+        silent = untold if arm == "reference" else ()
+        shares = ("-" if cause in silent else f"{one.waits_s[cause] / whole:.1%}" for cause in causes)
+        table.add_row(arm, *shares, "-" if one.gamma is None else f"{one.gamma:.2f}")
     console.print(table)
     console.print()
     table = _table("busy", "draft", "target", "decode at once", "verify at once", "tail s")
@@ -138,7 +138,7 @@ def show(results: Results) -> None:
     if results.costs is None:
         return
     console.print()
-    costs, base = results.costs, results.costs["target"]
+    costs, base, one_by_one = results.costs, results.costs["target"], results.settings["in_flight"] == 1
     _say(
         f"by itself a token costs the target {1000 * base:.2f} ms to write, {1000 * costs['verify']:.2f} ms to verify "
         f"(rho {costs['verify'] / base:.2f}), the draft {1000 * costs['draft']:.2f} ms (c {costs['draft'] / base:.2f})"
@@ -147,7 +147,8 @@ def show(results: Results) -> None:
     for arm, limit in results.limits.items():
         table.add_row(arm, f"{limit.seconds:.1f}", f"{limit.speed_up:.2f}", f"{limit.efficiency:.2f}")
     console.print(table)
-    _say("least: what the arm's own tokens take if neither runtime is ever idle; efficiency: that over what it took")
+    idle = "its requests follow each other without a pause" if one_by_one else "neither runtime is ever idle"
+    _say(f"least: what the arm's own tokens take if {idle}; efficiency: that over what it took")
 
 
 def _table(*columns: str) -> Table:
@@ -155,6 +156,11 @@ def _table(*columns: str) -> Table:
     for i, name in enumerate(columns):
         table.add_column(name, justify="right" if i else "left")
     return table
+
+
+def _wall(walls: Sequence[float]) -> str:
+    middle = statistics.median(walls)
+    return f"{middle:.1f}" + (f" ±{(walls[-1] - walls[0]) / 2 / middle:.0%}" if len(walls) > 1 else "")
 
 
 def _mean(runs: Sequence[Run], name: str) -> float:

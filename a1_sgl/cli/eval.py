@@ -114,6 +114,8 @@ def _say(plan: Eval, like_run: Path | None, runtimes: Runtimes) -> None:
         console.print("--like RUN scales what a small run of the same program took", highlight=False)
     else:
         console.print(f"time: about {estimate.seconds:,.0f} s", highlight=False)
-    if plan.strategy.takes_over and plan.alpha is not None and (found := Rho.find(runtimes.state)) is not None:
+    kin = {"draft_tokens", "take_over"} <= set(plan.strategy.own)
+    if kin and plan.alpha is not None and (found := Rho.find(runtimes.state)) is not None:
         longest = int(plan.arguments.get("draft_tokens", plan.strategy.default("draft_tokens")))
-        console.print(found.says(runtimes.in_flight, longest, plan.alpha), highlight=False, soft_wrap=True)
+        take_over = str(plan.arguments.get("take_over", plan.strategy.default("take_over")))
+        console.print(found.says(runtimes.in_flight, longest, plan.alpha, take_over), highlight=False, soft_wrap=True)

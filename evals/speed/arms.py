@@ -169,6 +169,11 @@ class Arm(Eval):
         """Whether chains wait for each other."""
         return self.strategy.joint
 
+    @property
+    def at_once(self) -> int:
+        """Most chains in flight."""
+        return self.in_flight
+
     def configuration(self, backend: Backend) -> dict[str, Any]:
         """As of an `Eval`, and what a bench adds."""
         return super().configuration(backend) | {"arm": self.arm, "paced": self.paced, "in_flight": self.in_flight}
@@ -204,8 +209,8 @@ class Clocked:
 
 
 class Paced:
-    """A gate that hands over exactly alpha of each chain's chunks and does not look at them, so that speed can be
-    measured with weights that cannot reason.
+    """A gate that hands over alpha of each chain's chunks, to within one, and exactly alpha of all in the long run, and
+    does not look at them, so that speed can be measured with weights that cannot reason.
 
     A chain's take-overs are spread evenly over its turns, and those of different chains fall on different turns.
     """

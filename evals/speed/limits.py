@@ -32,14 +32,16 @@ def chain_speed_up(
     return written / (draft + verify + alpha)
 
 
-def saturated_speed_up(alpha: float, rho: float) -> float:
-    """How many times the target's throughput alone the pair can have, when the target is never idle.
+def saturated_speed_up(alpha: float, rho: float, take_over: str = "replace") -> float:
+    """How many times the target's throughput alone the pair can have, when the target is never idle and the draft runs
+    on another device.
 
     Args:
-        alpha: share of tokens that the target writes.
+        alpha: the take-over rate.
         rho: what verifying a token costs, over what writing one costs, with as many chains in flight.
+        take_over: ``replace`` or ``continue``, with which a take-over adds a chunk.
     """
-    return 1 / (alpha + rho)
+    return (1 + alpha if take_over == "continue" else 1.0) / (alpha + rho)
 
 
 @dataclass(frozen=True)

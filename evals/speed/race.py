@@ -95,8 +95,8 @@ class Limit(BaseModel):
         seconds: the least that its tokens take, at the runtimes' own throughput (`Costs.bound`).
         efficiency: that over what it took.
         speed_up: over the target alone, if it took no longer than that.
-        formula: `chain_speed_up` with the measured costs, and for alpha the share of the target alone's tokens that the
-            target wrote; only where one chain runs at a time.
+        formula: `chain_speed_up` with the measured costs, and alpha by tokens: what the target wrote over what it wrote
+            alone (of the rest, with ``continue``); only where one chain runs at a time.
     """
 
     seconds: float
@@ -232,7 +232,7 @@ def measure(arm: Arm, folder: RunFolder, round_: int) -> Run:
         decode=dict(usage.decode), prefill=dict(usage.prefill), verified=sum(one.tokens for one in verdicts),
         cached_share=usage.cached_share, waits_s=spent, gamma=gamma(spent),
         busy={name: busy(of, wall) for name, of in sorted(groups.items())},
-        tail_s=ends[-1] - ends[-min(arm.in_flight, len(ends))],
+        tail_s=ends[-1] - ends[-min(arm.at_once, len(ends))],
         rolled_back=sum(one.tokens for one in events if isinstance(one, DropEvent) and one.reason == "rolled back"),
     )  # fmt: skip
 
@@ -282,7 +282,8 @@ def _limit(bench: Bench, arm: str, by_arm: Mapping[str, Sequence[Run]], costs: C
         )
         plan = bench.plan(arm)
         take_over = str(plan.arguments.get("take_over", plan.strategy.default("take_over")))
-        formula = chain_speed_up(costs.draft / costs.target, costs.rho, min(share, 1.0), take_over, ahead)
+        alpha = share / (1 - share) if take_over == "continue" and share < 0.5 else share  # there both chunks stay
+        formula = chain_speed_up(costs.draft / costs.target, costs.rho, min(alpha, 1.0), take_over, ahead)
     return Limit(seconds=least, efficiency=least / took, speed_up=base / least, formula=formula)
 
 

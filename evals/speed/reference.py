@@ -46,6 +46,11 @@ class Reference(Arm):
         """A question's chains wait for its slowest."""
         return True
 
+    @property
+    def at_once(self) -> int:
+        """A question's chains."""
+        return self.chains
+
     def configuration(self, backend: Backend) -> dict[str, Any]:
         """As of an `Arm`."""
         return super().configuration(backend) | {"program": "reference"}

@@ -1,8 +1,8 @@
 """What reading a token costs a runtime, over what writing one costs: rho, by batch and chunk.
 
-It says where A1 pays. A target that is never idle gains at most ``1 / (alpha + rho)``, so nothing where
-``alpha + rho >= 1``. Rho is small where decoding is bound by memory, which reads all weights for each step, and grows
-with the batch, since verification is bound by computing at any batch.
+It says where A1 can pay. A target that is never idle gains at most ``1 / (alpha + rho)``, so nothing where
+``alpha + rho >= 1``; with ``continue`` 1 + alpha times that. Rho is small where decoding is bound by memory, which
+reads all weights for each step, and grows with the batch, since verification is mostly bound by computing.
 """
 
 from __future__ import annotations
@@ -64,24 +64,23 @@ class Rho(BaseModel):
         row = nearest(self.verify, batch)
         return self.verify[row][nearest(self.verify[row], chunk)] / self.decode[row]
 
-    def says(self, batch: int, chunk: int, alpha: float) -> str:
-        """Where A1 pays on this runtime, and by how much, in one sentence."""
+    def says(self, batch: int, chunk: int, alpha: float, take_over: str = "replace") -> str:
+        """Where A1 can pay on this runtime, and by how much at most, in one sentence."""
         row = nearest(self.verify, batch)
         column = nearest(self.verify[row], chunk)
         rho = self.at(row, column)
-        pays = [one for one in sorted(self.verify) if self.at(one, column) + alpha < 1]
+        pays = [one for one in sorted(self.verify) if saturated_speed_up(alpha, self.at(one, column), take_over) > 1]
         at = f"with {row} in flight and chunks of {column} tokens rho is {rho:.2f}"
         if not pays:
-            return (
-                f"A1 does not pay at alpha {alpha:g} on {self.model}: {at}, and rho + alpha is at least 1 at any batch"
-            )
-        gain = saturated_speed_up(alpha, rho)
-        where = "at every batch measured" if len(pays) == len(self.verify) else f"up to {pays[-1]} in flight"
+            return f"A1 cannot pay at alpha {alpha:g} on {self.model}: {at}, and verifying saves nothing in any batch"
+        where = "in every batch measured" if len(pays) == len(self.verify) else f"up to {pays[-1]} in flight"
         if row not in pays:
-            return f"A1 pays at alpha {alpha:g} on {self.model} {where} only: {at}"
+            return f"A1 can pay at alpha {alpha:g} on {self.model} {where} only: {at}"
+        above = "(1 + alpha)" if take_over == "continue" else "1"
+        gain = saturated_speed_up(alpha, rho, take_over)
         return (
-            f"A1 pays at alpha {alpha:g} on {self.model} {where}: {at}, so that its throughput is at most "
-            f"1 / (alpha + rho) = {gain:.1f} times the target's alone"
+            f"A1 can pay at alpha {alpha:g} on {self.model} {where}: {at}, so that its throughput is at most "
+            f"{above} / (alpha + rho) = {gain:.1f} times the target's alone"
         )
 
     def save(self, state: Path) -> Path:

@@ -34,6 +34,7 @@ def test_a_chains_speed_up_is_what_its_turns_come_to(draft, verify, alpha, take_
 def test_never_more_than_one_over_alpha():
     assert chain_speed_up(1e-9, 1e-9, 0.25) == pytest.approx(4.0)
     assert saturated_speed_up(0.25, 0.0) == 4.0
+    assert saturated_speed_up(0.25, 0.25, "continue") == 2.5
 
 
 def test_where_rho_and_alpha_make_one_nothing_is_gained():

@@ -29,22 +29,21 @@ def test_rho_is_verify_over_write_at_the_nearest_that_was_measured():
 
 def test_what_it_says_where_it_pays_everywhere():
     said = rho(verify=0.02).says(16, 64, 0.25)
-    assert "A1 pays at alpha 0.25 on big at every batch measured" in said
+    assert "A1 can pay at alpha 0.25 on big in every batch measured" in said
     assert "rho is 0.08" in said
-    assert "1 / (alpha + rho) = 3.0 times" in said
+    assert "at most 1 / (alpha + rho) = 3.0 times" in said
+    assert "(1 + alpha) / (alpha + rho) = 3.8 times" in rho(verify=0.02).says(16, 64, 0.25, "continue")
 
 
 def test_what_it_says_where_it_pays_in_small_batches_only():
     found = rho()
     assert "up to 16 in flight: with 16 in flight" in found.says(16, 64, 0.25)
-    assert "pays at alpha 0.25 on big up to 16 in flight only: with 256 in flight" in found.says(256, 64, 0.25)
+    assert "can pay at alpha 0.25 on big up to 16 in flight only: with 256 in flight" in found.says(256, 64, 0.25)
 
 
 def test_what_it_says_where_it_does_not_pay():
     said = rho(verify=2.0).says(64, 64, 0.25)
-    assert said.startswith(
-        "A1 does not pay at alpha 0.25 on big: with 16 in flight and chunks of 64 tokens rho is 8.00"
-    )
+    assert said.startswith("A1 cannot pay at alpha 0.25 on big: with 16 in flight and chunks of 64 tokens rho is 8.00")
 
 
 def test_it_is_kept_and_found(tmp_path):
