@@ -62,14 +62,15 @@ stop() {
     sleep 0.1
   done
   for pid in $pids; do kill -KILL -- "-$pid" 2>/dev/null || true; done
-  rm -f "$out/alive.$$"
+  rm -rf "$out/alive.$$" "$out"/*.metrics
 }
 trap stop EXIT
 trap 'exit 130' INT TERM
 serve() {  # serve NAME SHAPE PORT FLAGS: begins a server in a process group of its own
   "$PYTHON" -m a1_sgl.launch.shapes "$2" "$out/models/$2"
+  mkdir -p "$out/$1.metrics"  # where its processes count together
   # shellcheck disable=SC2086
-  A1_SGL_WATCH_STDIN=1 setsid "$PYTHON" -m a1_sgl.launch.serve --model-path "$out/models/$2" --load-format dummy \
+  PROMETHEUS_MULTIPROC_DIR="$out/$1.metrics" A1_SGL_WATCH_STDIN=1 setsid "$PYTHON" -m a1_sgl.launch.serve --model-path "$out/models/$2" --load-format dummy \
     --port "$3" --enable-metrics --log-level warning $FLAGS $4 >"$out/$1.log" 2>&1 <"$out/alive.$$" 9>&- &
   pids="$pids $!"
 }

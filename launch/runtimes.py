@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -113,6 +114,13 @@ def serve(
         yield running
     finally:
         _stop(processes)
+        for spec in specs:
+            shutil.rmtree(_metrics(spec, logs), ignore_errors=True)
+
+
+def _metrics(spec: Spec, logs: Path) -> Path:
+    """Where a runtime's processes count together; left to itself it makes a folder that nobody takes away again."""
+    return (logs / f"{spec.name}.metrics").resolve()
 
 
 def _start(spec: Spec, logs: Path) -> tuple[subprocess.Popen[bytes], Running]:
@@ -121,7 +129,12 @@ def _start(spec: Spec, logs: Path) -> tuple[subprocess.Popen[bytes], Running]:
     command = [sys.executable, "-m", "a1_sgl.launch.serve", "--model-path", spec.model, "--port", str(port)]
     # With metrics an answer says how long its request lay in the queue.
     command += ["--log-level", "warning", "--enable-metrics", *(() if has_gpu() else CPU_FLAGS), *spec.flags]
-    environment = os.environ | {WATCH: "1"} | ({"HF_HUB_OFFLINE": "1"} if local else {})
+    metrics = _metrics(spec, logs)
+    shutil.rmtree(metrics, ignore_errors=True)
+    metrics.mkdir()
+    environment = (
+        os.environ | {WATCH: "1", "PROMETHEUS_MULTIPROC_DIR": str(metrics)} | ({"HF_HUB_OFFLINE": "1"} if local else {})
+    )
     if not has_gpu():
         environment |= {"SGLANG_USE_CPU_ENGINE": "1", "OMP_NUM_THREADS": "1"}
     with log.open("wb") as out:

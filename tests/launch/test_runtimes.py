@@ -53,6 +53,7 @@ def test_a_runtime_that_dies_shows_its_log_and_the_likely_cause(tmp_path):
     assert "likely cause: the model folder" in said
     assert str(tmp_path / "logs" / "draft.log") in said
     assert "  | " in said
+    assert [one.name for one in (tmp_path / "logs").iterdir()] == ["draft.log"]
 
 
 def test_detached_then_status_then_killed_launcher_leaves_nothing(tmp_path):
@@ -63,6 +64,8 @@ def test_detached_then_status_then_killed_launcher_leaves_nothing(tmp_path):
     pids = [one["pid"] for one in record["runtimes"]]
     assert all(httpx.get(one["url"] + "/health").status_code == 200 for one in record["runtimes"])
     assert all(len(group(pid)) >= 3 for pid in pids)  # server, scheduler, detokenizer
+    # What their processes count together is beside their logs, and not somewhere where it would pile up.
+    assert all(list((tmp_path / "state").rglob(f"{one['name']}.metrics/*.db")) for one in record["runtimes"])
     status = cli("launch", "status", "--state", state)
     assert (status.returncode, status.stdout.count("healthy")) == (0, 2)
     again = cli("launch", "pocket", "--state", state)
@@ -82,8 +85,9 @@ def test_stop_ends_everything(tmp_path):
     assert cli("launch", "pocket", "--detach", "--state", state).returncode == 0
     pids = [one.pid for one in State(tmp_path / "state").runtimes()]
     assert "stopped" in cli("launch", "stop", "--state", state).stdout
-    assert not any(group(pid) for pid in pids)
+    assert wait_for(lambda: not any(group(pid) for pid in pids)), "processes were left behind"
     assert not (tmp_path / "state" / "runtimes.json").exists()
+    assert not list((tmp_path / "state").rglob("*.metrics"))
 
 
 def test_the_state_file_survives_reused_process_ids(tmp_path):
