@@ -55,7 +55,7 @@ def test_what_a_runtime_has_computed_it_never_computes_again(name, pair, questio
     for runtime, calls in made.items():
         accounted = [c for c in calls_of(events) if c.runtime == runtime]
         assert sorted(spent.started for spent, *_ in calls) == sorted(c.started for c in accounted)  # all of them, once
-        assert {tuple(spent) for spent, *_ in calls} == {
+        assert {tuple(spent[:6]) for spent, *_ in calls} == {
             (c.runtime, c.prompt_tokens, c.cached_tokens, c.completion_tokens, c.started, c.ended) for c in accounted
         }
         for call, ids, _, start in calls:
