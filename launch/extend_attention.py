@@ -1,9 +1,8 @@
 """Attention of an extend on the CPU engine, without what SGLang's torch-native backend computes in vain.
 
 To extend a sequence, SGLang 0.5.23 pads the new tokens' queries to the length of the whole sequence, computes attention
-for all of them and throws away the rows of the tokens that were cached. Verifying a chunk of 56 tokens after 256 then
-takes three times as long as it need. Here only the new rows are computed, by the same function of torch; results agree
-to rounding. Decoding is SGLang's own.
+for all of them and throws away the rows of the tokens that were cached: much of what verifying a chunk costs. Here only
+the new rows are computed, by the same function of torch; results agree to rounding. Decoding is SGLang's own.
 """
 
 from __future__ import annotations

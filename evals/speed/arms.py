@@ -58,13 +58,13 @@ class Bench:
     """What to compare, and on what.
 
     Attributes:
-        arms: names in `ARMS`; None is all of them, `a1_sync` only where alpha of the chains is a whole number.
+        arms: names in `ARMS`; without any all of them, `a1_sync` only where alpha of the chains is a whole number.
         questions, chains, seed, alpha, card, gate_kind: as in `Eval`.
         repeats: how often each arm runs.
         take_over: ``continue`` or ``replace``; None is the task's way. Where lengths are fixed it is ``replace``, so
             that every arm writes as many tokens.
         fixed: lengths that do not depend on the text; None lets the text decide.
-        paced: a gate that hands over exactly alpha, whatever the scores are.
+        paced: whether the gate is a `Paced` one.
     """
 
     task: Task

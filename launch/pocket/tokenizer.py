@@ -12,15 +12,11 @@ from transformers import PreTrainedTokenizerFast
 from a1_sgl.evals.stories import problems
 from a1_sgl.evals.tasks import find_task
 from a1_sgl.launch.pocket.corpus import transcript
+from a1_sgl.launch.shapes import SPECIAL, TEMPLATE
 
 VOCABULARY = 640
 CONTEXT = 1024
 """Longest sequence, in tokens."""
-SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 # A blank line, a digit, an operator with its spaces, a word with the space before it, a space before a digit, the rest.
 _PIECES = Regex(r"\n\n|\d| [-+*=] | ?\p{L}+| (?=\d)| ?[^\s\p{L}\d]+|\s+")
 
