@@ -30,11 +30,9 @@ from a1_sgl.conformal import (
     Audit,
     Decided,
     Gate,
+    GuardedGate,
     Place,
     ScoreBank,
-    SimpleJumper,
-    every_chunk,
-    first_chunks,
     make,
     worst,
 )
@@ -362,16 +360,26 @@ class Replay:
         audits = [self.run(name, alpha, seed) for seed in range(seeds)]
         return _mean([self.measure(audit) for audit in audits]), audits[0]
 
-    def martingale(self, seed: int, every: bool = False) -> list[float]:
-        """Natural logarithm of a simple jumper's wealth over one chunk a question, or over every chunk."""
-        watch = every_chunk if every else first_chunks
-        bank, jumper, draws = ScoreBank(), SimpleJumper(), random.Random(seed)
-        wealth = []
-        for chain, index in arrivals(self.trace, seed, self.interleave, self.order):
-            chunk = chain.chunks[index]
-            if watch(_place(chain, chunk)):
-                ranked = bank.rank(chunk.score, add=True)
-                wealth.append(jumper.update(ranked.smoothed(draws.random())))
+    def martingale(self, seed: int) -> list[float]:
+        """Natural logarithm of a drift alarm's wealth after each question that it watched, in random order.
+
+        Whole chains are watched, as if they had been recorded under a gate that treats all questions alike.
+        """
+        guard, wealth = GuardedGate(Gate(0.5, online=False, seed=seed)), []
+        by_question: dict[str, list[RecordedChain]] = defaultdict(list)
+        for chain in self.trace.chains:
+            by_question[chain.question].append(chain)
+        order = list(by_question)
+        random.Random(seed).shuffle(order)
+        for question in order:
+            guard.begin(question)
+            for chain in by_question[question]:
+                for chunk in chain.chunks:
+                    guard.observe(chunk.score, False, **_place(chain, chunk)._asdict())
+            watched = guard.watched
+            guard.end(question)
+            if guard.watched > watched:
+                wealth.append(guard.log_wealth)
         return wealth
 
 

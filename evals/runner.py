@@ -183,7 +183,8 @@ class Eval:
         made = make(self.gate_kind, self.alpha, chains=self.chains, online=self.online, seed=self.seed)
         gate: Decider = made
         if self.alarm is not None:
-            gate = GuardedGate(made, action=self.alarm, threshold=self.alarm_threshold)
+            chains = self.chains if self.card is None else min(self.chains, self.card.chains)
+            gate = GuardedGate(made, action=self.alarm, threshold=self.alarm_threshold, chains=chains)
         if self.card is not None:
             self.card.fill(gate)
         return gate
@@ -233,9 +234,17 @@ def evaluate(
     planned, interrupted = len(questions) * plan.chains, False
     with RunFolder.open(out, plan.configuration(backend), environment(backend), together=together) as folder:
         folder.ask(questions)
-        gate = resumed(plan.gate(), folder)
         done = folder.done()
         todo = [(q, tuple(s for s in range(plan.chains) if (q.id, s) not in done)) for q in questions]
+        gate = plan.gate()
+        if gate is not None:
+            # All at once: which ones are finished tells of their scores, so it must not say in what order they come.
+            for question in questions:
+                gate.begin(question.id)
+            resume(gate, folder)
+            for question, samples in todo:
+                if not samples:
+                    gate.end(question.id)
         energy = joules()
 
         def tick() -> None:
@@ -254,7 +263,8 @@ def evaluate(
         summary = summarise(folder)
         if isinstance(gate, GuardedGate):
             summary["alarms"] = [
-                {"question": str(a.place.question), "wealth": a.wealth, "watched": a.watched} for a in gate.alarms
+                {"question": str(a.question), "statistic": a.statistic, "wealth": a.wealth, "watched": a.watched}
+                for a in gate.alarms
             ]
         folder.write_summary(summary)
         if interrupted or run.aborted:  # counted now, when no chain is under way any more
@@ -262,17 +272,15 @@ def evaluate(
         return folder, summary
 
 
-def resumed(gate: Decider | None, folder: RunFolder) -> Decider | None:
-    """The gate as it was when the run stopped: scores of finished chains join in recorded order."""
-    if gate is not None:
-        for event in folder.events:
-            if isinstance(event, VerdictEvent):
-                gate.observe(event.score, event.take_over, **event.place._asdict())
-            elif isinstance(event, CalibrationEvent):
-                gate.calibrate(event.score, question=event.question, task=event.task)
-        for name in folder.done():
-            gate.finish(*name)
-    return gate
+def resume(gate: Decider, folder: RunFolder) -> None:
+    """Makes the gate as it was when the run stopped: scores of finished chains join in recorded order."""
+    for event in folder.events:
+        if isinstance(event, VerdictEvent):
+            gate.observe(event.score, event.take_over, **event.place._asdict())
+        elif isinstance(event, CalibrationEvent):
+            gate.calibrate(event.score, question=event.question, task=event.task)
+    for name in folder.done():
+        gate.finish(*name)
 
 
 class _Run:
@@ -336,8 +344,9 @@ class _Run:
     async def _one(self, question: Question, samples: tuple[int, ...]) -> None:
         try:
             await stack(self._plan.run, question, samples, self._backend, self._gate, self._hear)
-        except ChainAborted:  # with the whole run
+        except ChainAborted:  # with the whole run, which will go on with this question
             self.aborted = True
+            return
         except (ConfigError, RecordFault) as error:  # no question would fare better
             self._stop(error)
         except Exception as error:  # the prompt failed, or every chain did; the others go on
@@ -345,6 +354,8 @@ class _Run:
         finally:
             self._open.pop(question.id, None)
             self._one_ended()
+        if self._gate is not None:
+            self._gate.end(question.id)
 
     def _hear(self, event: Event) -> None:
         try:

@@ -242,12 +242,23 @@ class Program:
             self.check_roles(backend.roles.successor is not None)
         if self.gate != "none":
             settings = {"gate": gate, **settings}
-        return stack(self.function.run, query=query, backend=backend, use_thread=False, **settings)
+        running = stack(self.function.run, query=query, backend=backend, use_thread=False, **settings)
+        if gate is None:
+            return running
+        gate.begin(query.question.id)  # now, so that questions are submitted in the order in which they are asked
+        return _ended(running, gate, query.question.id)
 
     def _told(self, listener: Listener, arguments: dict[str, Any]) -> Coroutine[Any, Any, ProgramState]:
         if "listener" in arguments:
             raise ConfigError("a stream is the listener; run() takes one")
         return stack(self.run, listener=listener, **arguments)
+
+
+async def _ended(running: Coroutine[Any, Any, ProgramState], gate: Decider, question: str) -> ProgramState:
+    try:
+        return await running
+    finally:
+        gate.end(question)
 
 
 _SHARED = frozenset(("s", "query", "gate", "question", "samples", "listener", "vote", "rate", "seed", "backend"))

@@ -4,7 +4,7 @@ Needs numpy, scipy and sortedcontainers, and knows nothing of SGLang. A gate is 
 control, which sets the level that its p-value is compared with.
 """
 
-from a1_sgl.conformal.alarm import Alarm, GuardedGate, every_chunk, first_chunks
+from a1_sgl.conformal.alarm import Alarm, GuardedGate
 from a1_sgl.conformal.audit import Audit, Decided, Rate, exact_interval
 from a1_sgl.conformal.bank import Bank, Counts, MondrianBank, ScoreBank, ShrunkBank
 from a1_sgl.conformal.budget import OpenBudget, TurnBudget, worst
@@ -77,10 +77,8 @@ __all__ = [
     "certify",
     "conservative",
     "decaying_turn",
-    "every_chunk",
     "exact_interval",
     "find_score",
-    "first_chunks",
     "make",
     "marginal",
     "mondrian_question",

@@ -14,8 +14,11 @@ from typing import Any, NamedTuple, Protocol
 
 from sortedcontainers import SortedList
 
-from a1_sgl.conformal.place import Category, Place, from_json, key, to_json
+from a1_sgl.conformal.place import Category, Passing, Place, from_json, key, to_json
 from a1_sgl.conformal.pvalues import Rank, rank
+
+KEPT = 100_000
+"""Scores that a bank without end keeps, the last ones: what it holds is bounded, and a p-value is fine to 1e-5."""
 
 
 class Bank(Protocol):
@@ -27,6 +30,10 @@ class Bank(Protocol):
 
     def add(self, score: float, place: Place) -> None:
         """Puts in a score that is not to be ranked, such as a calibration score."""
+        ...
+
+    def forget(self, question: Hashable) -> None:
+        """Lets go of what it keeps for a question alone, of which nothing more will be ranked."""
         ...
 
     def clear(self) -> None:
@@ -96,6 +103,9 @@ class ScoreBank:
         with self._lock:
             self._insert(score)
 
+    def forget(self, question: Hashable) -> None:
+        """Nothing to let go of: it knows no questions."""
+
     def clear(self) -> None:
         """As in `Bank`."""
         with self._lock:
@@ -136,10 +146,11 @@ class _Categories:
 
     def __init__(self, category: Category, parent: Bank | None, window: int | None) -> None:
         self.category = category
-        self.parent: Bank = ScoreBank() if parent is None else parent
+        self.parent: Bank = ScoreBank(window=KEPT) if parent is None else parent
         self.window = window
         self._key = key(category)
         self._banks: dict[Hashable, ScoreBank] = {}
+        self._passing = Passing(category)
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -156,11 +167,18 @@ class _Categories:
             self.parent.add(score, place)
             self._insert(score, place)
 
+    def forget(self, question: Hashable) -> None:
+        """As in `Bank`: categories by question go; the parent keeps their scores."""
+        with self._lock:
+            for category in self._passing.forget(question):
+                self._banks.pop(category, None)
+            self.parent.forget(question)
+
     def clear(self) -> None:
         """As in `Bank`."""
         with self._lock:
             self.parent.clear()
-            self._banks.clear()
+            self._hold({})
 
     def state(self) -> Any:
         """As in `Bank`."""
@@ -172,7 +190,7 @@ class _Categories:
         """As in `Bank`."""
         with self._lock:
             self.parent.restore(state["parent"])
-            self._banks = {from_json(c): ScoreBank(scores, window=self.window) for c, scores in state["categories"]}
+            self._hold({from_json(c): ScoreBank(scores, window=self.window) for c, scores in state["categories"]})
 
     def _bank(self, place: Place) -> ScoreBank | None:
         return self._banks.get(self._key(place))
@@ -183,7 +201,13 @@ class _Categories:
         bank = self._banks.get(category)
         if bank is None:
             bank = self._banks[category] = ScoreBank(window=self.window)
+            self._passing.note(category)
         bank.add(score)
+
+    def _hold(self, banks: dict[Hashable, ScoreBank]) -> None:
+        self._banks, self._passing = banks, Passing(self.category)
+        for category in banks:
+            self._passing.note(category)
 
 
 class MondrianBank(_Categories):
@@ -203,7 +227,7 @@ class MondrianBank(_Categories):
         """
         Args:
             category: which scores belong together, such as ``"turn"`` or ``("task", "turn")``.
-            parent: ranks while a category is small, and holds every score; a `ScoreBank` by default.
+            parent: ranks while a category is small, and gets every score; by default a `ScoreBank` of the last `KEPT`.
             minimum: scores that a category needs to rank by itself, at least 1.
             window: as in `ScoreBank`, for each category.
         """

@@ -27,11 +27,11 @@ class TurnBudget:
         """Raises ValueError unless ``0 < budget < chains``."""
         self.budget, self.chains = _check(budget, chains)
         # By question and turn: the chains that were decided, and whether each was handed over.
-        self._cells: dict[Hashable, dict[int, bool]] = {}
+        self._cells: dict[Hashable, dict[int, dict[int, bool]]] = {}
 
     def level(self, place: Place) -> float:
         """As in `Control`."""
-        decided = self._cells.get((place.question, place.turn), {})
+        decided = self._cells.get(place.question, {}).get(place.turn, {})
         if place.sample in decided:
             return self.budget / self.chains if decided[place.sample] else -1.0
         left, chains = self.budget - sum(decided.values()), self.chains - len(decided)
@@ -41,19 +41,28 @@ class TurnBudget:
 
     def update(self, place: Place, took_over: bool) -> None:
         """As in `Control`."""
-        decided = self._cells.setdefault((place.question, place.turn), {})
+        decided = self._cells.setdefault(place.question, {}).setdefault(place.turn, {})
         decided[place.sample] = took_over or decided.get(place.sample, False)
 
     def finish(self, question: Hashable, sample: int) -> None:
         """Nothing to note: a chain that has ended uses none of a later turn's budget."""
 
+    def forget(self, question: Hashable) -> None:
+        """As in `Control`."""
+        self._cells.pop(question, None)
+
     def state(self) -> Any:
         """As in `Control`."""
-        return [[to_json(cell), [list(one) for one in decided.items()]] for cell, decided in self._cells.items()]
+        return [
+            [to_json(question), [[turn, [list(one) for one in decided.items()]] for turn, decided in turns.items()]]
+            for question, turns in self._cells.items()
+        ]
 
     def restore(self, state: Any) -> None:
         """As in `Control`."""
-        self._cells = {from_json(cell): dict(decided) for cell, decided in state}
+        self._cells = {
+            from_json(question): {turn: dict(decided) for turn, decided in turns} for question, turns in state
+        }
 
 
 class OpenBudget:
@@ -90,6 +99,10 @@ class OpenBudget:
             busy.discard(sample)
             if not busy:
                 del self._busy[question]
+
+    def forget(self, question: Hashable) -> None:
+        """As in `Control`."""
+        self._busy.pop(question, None)
 
     def state(self) -> Any:
         """As in `Control`."""

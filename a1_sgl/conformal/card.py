@@ -64,6 +64,11 @@ class Card:
         """The smallest rate that a conservative p-value can attain with these scores alone, ``1 / (n + 1)``."""
         return 1 / (len(self.scores) + 1)
 
+    @property
+    def chains(self) -> int:
+        """How many chains a question has."""
+        return max(sample for _, sample, _ in self.places) + 1
+
     @cached_property
     def sha256(self) -> str:
         """Hash of everything but the versions of software and the certificate."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Hashable, Mapping
 from typing import Any, Protocol
 
-from a1_sgl.conformal.place import Category, Place, from_json, key, to_json
+from a1_sgl.conformal.place import Category, Passing, Place, from_json, key, to_json
 
 
 class Control(Protocol):
@@ -26,6 +25,10 @@ class Control(Protocol):
 
     def finish(self, question: Hashable, sample: int) -> None:
         """Takes note that a chain has ended."""
+        ...
+
+    def forget(self, question: Hashable) -> None:
+        """Lets go of what it remembers of a question of which nothing more will be decided."""
         ...
 
     def state(self) -> Any:
@@ -52,6 +55,9 @@ class Fixed:
 
     def finish(self, question: Hashable, sample: int) -> None:
         """Nothing to note."""
+
+    def forget(self, question: Hashable) -> None:
+        """Nothing to let go of."""
 
     def state(self) -> Any:
         """As in `Control`."""
@@ -115,15 +121,12 @@ class Offsets:
         self.decay = decay
         # The categories of the place last asked about: a decision asks for its level and updates, with one look-up.
         self._asked: tuple[Place | None, list[_Category]] = (None, [])
-        self._families = [
-            _Family(_everything if family == () else key(family), step, caps.get(family))
-            for family, step in steps.items()
-        ]
+        self._families = [_Family(family, step, caps.get(family)) for family, step in steps.items()]
 
     def level(self, place: Place) -> float:
         """As in `Control`."""
         level, forced = self.alpha, None
-        self._asked = place, [family.of[family.key(place)] for family in self._families]
+        self._asked = place, [family.at(place) for family in self._families]
         for family, mine in zip(self._families, self._asked[1], strict=True):
             if forced is None and family.cap is not None and abs(mine.excess) >= family.cap:
                 forced = -1.0 if mine.excess > 0 else 2.0
@@ -143,6 +146,12 @@ class Offsets:
     def finish(self, question: Hashable, sample: int) -> None:
         """Nothing to note."""
 
+    def forget(self, question: Hashable) -> None:
+        """As in `Control`: categories by question go; what is promised of them holds for what was decided."""
+        self._asked = (None, [])
+        for family in self._families:
+            family.forget(question)
+
     def state(self) -> Any:
         """As in `Control`."""
         return [
@@ -154,9 +163,7 @@ class Offsets:
         """As in `Control`."""
         self._asked = (None, [])
         for family, categories in zip(self._families, state, strict=True):
-            family.of.clear()
-            for category, *values in categories:
-                family.of[from_json(category)] = _Category(*values)
+            family.restore({from_json(category): _Category(*values) for category, *values in categories})
 
 
 class _Category:
@@ -169,9 +176,30 @@ class _Category:
 
 
 class _Family:
-    def __init__(self, key: Any, step: float, cap: float | None) -> None:
-        self.key, self.step, self.cap = key, step, cap
-        self.of: defaultdict[Hashable, _Category] = defaultdict(_Category)
+    """The categories of one kind."""
+
+    def __init__(self, category: Category, step: float, cap: float | None) -> None:
+        self.category, self.key = category, _everything if category == () else key(category)
+        self.step, self.cap, self.of = step, cap, dict[Hashable, _Category]()
+        self._passing = Passing(category)
+
+    def at(self, place: Place) -> _Category:
+        """The one that a chunk is in."""
+        name = self.key(place)
+        found = self.of.get(name)
+        if found is None:
+            found = self.of[name] = _Category()
+            self._passing.note(name)
+        return found
+
+    def forget(self, question: Hashable) -> None:
+        for name in self._passing.forget(question):
+            self.of.pop(name, None)
+
+    def restore(self, of: dict[Hashable, _Category]) -> None:
+        self.of, self._passing = of, Passing(self.category)
+        for name in of:
+            self._passing.note(name)
 
 
 def _everything(place: Place) -> Hashable:

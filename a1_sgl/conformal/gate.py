@@ -6,13 +6,13 @@ A gate is a bank, which ranks the score, and a control, which sets the level. `G
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple, Protocol
 
-from a1_sgl.conformal.bank import Bank, ScoreBank, finite
+from a1_sgl.conformal.bank import KEPT, Bank, ScoreBank, finite
 from a1_sgl.conformal.control import Control, Fixed, check_alpha
-from a1_sgl.conformal.place import Place
+from a1_sgl.conformal.place import Place, from_json, to_json
 from a1_sgl.conformal.pvalues import scores_needed
 
 P_VALUES = ("smoothed", "conservative")
@@ -71,6 +71,14 @@ class Decider(Protocol):
         """Takes note that a chain has ended."""
         ...
 
+    def begin(self, question: Hashable) -> None:
+        """Takes note that somebody goes to work on a question; questions are submitted in the order of these calls."""
+        ...
+
+    def end(self, question: Hashable) -> None:
+        """Takes note that whoever began has no more to ask of it; once for each `begin`."""
+        ...
+
 
 class Gate:
     """A bank and a control; safe to call from many threads at once, each decision one atomic step.
@@ -78,6 +86,10 @@ class Gate:
     With ``online=True`` a score joins the bank after its own decision; otherwise the bank stays the calibration split
     it is. The draw that breaks ties depends on the seed and the chunk's name alone, so the order in which chains happen
     to arrive does not change it.
+
+    What it remembers of a question by itself it lets go of when everybody who began the question (`begin`) has ended it
+    (`end`), so what it holds grows with the questions that are open and not with those that ever were; programs begin
+    and end their questions themselves. Of a question that nobody begins everything is kept.
     """
 
     def __init__(
@@ -93,7 +105,7 @@ class Gate:
         """
         Args:
             alpha: nominal take-over rate, strictly between 0 and 1.
-            bank: ranks scores; an empty `ScoreBank` by default.
+            bank: ranks scores; by default an empty `ScoreBank` of the last `KEPT` scores.
             control: sets levels; by default the level is alpha.
             online: whether a score joins the bank after its decision.
             p_value: ``smoothed`` (exact rate, randomised) or ``conservative`` (at most alpha, deterministic).
@@ -106,12 +118,17 @@ class Gate:
         self.alpha = check_alpha(alpha)
         if p_value not in P_VALUES:
             raise ValueError(f"unknown p-value {p_value!r}; known: {', '.join(P_VALUES)}")
-        self.bank: Bank = ScoreBank() if bank is None else bank
+        self.bank: Bank = ScoreBank(window=KEPT) if bank is None else bank
         self.control: Control = Fixed(alpha) if control is None else control
         self.online, self.p_value, self.seed = online, p_value, seed
-        if p_value == "conservative" and len(self.bank) < (need := scores_needed(alpha)):
-            raise ValueError(f"alpha {alpha} needs at least {need} calibration scores; the bank holds {len(self.bank)}")
+        self._open: dict[Hashable, int] = {}
         self._lock = threading.Lock()
+        self._check(len(self.bank))
+
+    @property
+    def frozen(self) -> bool:
+        """Whether it treats every question alike, whatever was decided before: a fixed bank at a fixed level."""
+        return not self.online and isinstance(self.control, Fixed)
 
     def __call__(
         self, score: float, *, question: Hashable, sample: int, turn: int, task: Hashable = "", attempt: int = 0
@@ -161,24 +178,69 @@ class Gate:
         with self._lock:
             self.control.finish(question, sample)
 
+    def begin(self, question: Hashable) -> None:
+        """As in `Decider`."""
+        with self._lock:
+            self._open[question] = self._open.get(question, 0) + 1
+
+    def end(self, question: Hashable) -> None:
+        """As in `Decider`. Of a question that nobody has begun, nothing ends."""
+        with self._lock:
+            left = self._open.pop(question, 0) - 1
+            if left > 0:
+                self._open[question] = left
+            elif left == 0:
+                self.control.forget(question)
+                self.bank.forget(question)
+
+    def replace(self, scores: Sequence[tuple[float, Place]]) -> None:
+        """Puts `scores` into the bank in place of what it holds.
+
+        Raises:
+            ValueError: too few for the conservative p-value to reach alpha, or one that is not finite; nothing is
+                changed.
+        """
+        self._check(len(scores))
+        for score, _ in scores:
+            finite(score)
+        with self._lock:
+            self.bank.clear()
+            for score, place in scores:
+                self.bank.add(score, place)
+
     def draw(self, place: Place) -> float:
         """The chunk's draw from Uniform(0, 1), a fresh one for each attempt."""
-        question, sample, turn, task, attempt = place
-        name = f"{self.seed}\0{question}\0{sample}\0{turn}\0{task}"
-        if attempt:  # a first attempt has the draw that it has where nothing is drawn again
-            name += f"\0{attempt}"
-        return (int.from_bytes(blake2b(name.encode(), digest_size=7).digest()) >> 3) * 2.0**-53
+        # A first attempt has the draw that it has where nothing is drawn again.
+        return uniform(self.seed, *place) if place.attempt else uniform(self.seed, *place[:4])
 
     def state(self) -> Any:
         """What the gate remembers, as JSON."""
         with self._lock:
-            return {"bank": self.bank.state(), "control": self.control.state()}
+            held = [[to_json(question), holds] for question, holds in self._open.items()]
+            return {"bank": self.bank.state(), "control": self.control.state(), "open": held}
 
     def restore(self, state: Any) -> None:
-        """Goes on from the `state` of a gate made alike; later decisions are as that gate's would have been."""
+        """Goes on from the `state` of a gate made alike; later decisions are as that gate's would have been.
+
+        Raises:
+            ValueError: its bank is too small for the conservative p-value to reach alpha.
+        """
         with self._lock:
             self.bank.restore(state["bank"])
             self.control.restore(state["control"])
+            self._open = {from_json(question): holds for question, holds in state["open"]}
+        self._check(len(self.bank))
+
+    def _check(self, n: int) -> None:
+        """A bank too small for the conservative p-value to reach alpha would accept everything in silence."""
+        if self.p_value == "conservative" and n < (need := scores_needed(self.alpha)):
+            raise ValueError(f"alpha {self.alpha} needs at least {need} calibration scores; there are {n}")
+
+
+def uniform(*names: object) -> float:
+    """A draw from Uniform(0, 1) that depends on its names alone."""
+    name = "\0".join(map(str, names)).encode()
+    return (int.from_bytes(blake2b(name, digest_size=7).digest()) >> 3) * 2.0**-53
 
 
 class Coin(Gate):

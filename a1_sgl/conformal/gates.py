@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from a1_sgl.conformal.bank import MondrianBank, ScoreBank, ShrunkBank
+from a1_sgl.conformal.bank import KEPT, MondrianBank, ScoreBank, ShrunkBank
 from a1_sgl.conformal.budget import OpenBudget, TurnBudget
 from a1_sgl.conformal.control import Control, Offsets, check_alpha
 from a1_sgl.conformal.gate import Coin, Gate
@@ -21,14 +21,14 @@ def balanced(alpha: float, *, online: bool = True, seed: int = 0) -> Gate:
 
     A score is ranked among its question's scores of the same turn, its question's, and all, the nearer the heavier
     (`ShrunkBank`). Three adaptive offsets, of its question, its turn and all, add up to its level (`Offsets`). Their
-    steps are proportional to ``alpha * (1 - alpha)``, which makes a category's count of take-overs err by about as many
-    chunks at every alpha: with a step of c times that, about ``sqrt(1 / (2 * c))``, one chunk for c = 1/2. A question's
-    count never errs by more than 4, whatever happens.
+    steps are proportional to ``alpha * (1 - alpha)`` (`_unit`), which makes a category's count of take-overs err by
+    about as many chunks at every alpha: with a step of c times that, about ``sqrt(1 / (2 * c))``. A question's count
+    never errs by more than 4, whatever happens; nor does a turn's, but for what questions force.
     """
-    unit = alpha * (1 - check_alpha(alpha))
-    bank = ShrunkBank(("question", "turn"), ShrunkBank("question", ScoreBank(), weight=4), weight=2)
-    steps: dict[Category, float] = {"question": unit / 2, "turn": unit / 5, (): unit / 20}
-    control = Offsets(alpha, steps, caps={"question": 3})
+    unit = _unit(alpha)
+    bank = _nested()
+    steps: dict[Category, float] = {"question": 0.4 * unit, "turn": 0.3 * unit, (): 0.05 * unit}
+    control = Offsets(alpha, steps, caps={"question": 3, "turn": 3})
     return Gate(alpha, bank, control, online=online, seed=seed)
 
 
@@ -44,12 +44,12 @@ def window(alpha: float, *, online: bool = True, seed: int = 0) -> Gate:
 
 def mondrian_turn(alpha: float, *, online: bool = True, seed: int = 0) -> Gate:
     """A bank for each turn."""
-    return Gate(alpha, MondrianBank("turn"), online=online, seed=seed)
+    return Gate(alpha, _by_turn(), online=online, seed=seed)
 
 
 def mondrian_question(alpha: float, *, online: bool = True, seed: int = 0) -> Gate:
     """A bank for each question, and one for each turn while the question's is small."""
-    return Gate(alpha, MondrianBank("question", MondrianBank("turn")), online=online, seed=seed)
+    return Gate(alpha, MondrianBank("question", _by_turn()), online=online, seed=seed)
 
 
 def presampled(alpha: float, *, online: bool = False, seed: int = 0) -> Gate:
@@ -62,17 +62,17 @@ def presampled(alpha: float, *, online: bool = False, seed: int = 0) -> Gate:
 
 def adaptive(alpha: float, *, online: bool = True, seed: int = 0) -> Gate:
     """One bank and one adaptive offset for all chunks: adaptive conformal inference."""
-    return Gate(alpha, control=Offsets(alpha, {(): 0.005}), online=online, seed=seed)
+    return Gate(alpha, control=Offsets(alpha, {(): _unit(alpha) / 40}), online=online, seed=seed)
 
 
 def adaptive_turn(alpha: float, *, online: bool = True, seed: int = 0) -> Gate:
     """A bank and an adaptive offset for each turn."""
-    return Gate(alpha, MondrianBank("turn"), Offsets(alpha, {"turn": 0.02}), online=online, seed=seed)
+    return Gate(alpha, _by_turn(), Offsets(alpha, {"turn": _unit(alpha) / 10}), online=online, seed=seed)
 
 
 def decaying_turn(alpha: float, *, online: bool = True, seed: int = 0) -> Gate:
     """A bank and an offset for each turn, with steps that shrink as ``k ** -0.6``."""
-    return Gate(alpha, MondrianBank("turn"), Offsets(alpha, {"turn": 0.2}, decay=0.6), online=online, seed=seed)
+    return Gate(alpha, _by_turn(), Offsets(alpha, {"turn": _unit(alpha)}, decay=0.6), online=online, seed=seed)
 
 
 def turn_budget(budget: int, chains: int, *, online: bool = True, seed: int = 0) -> Gate:
@@ -86,8 +86,20 @@ def open_budget(budget: int, chains: int, *, online: bool = True, seed: int = 0)
 
 
 def _budgeted(control: Control, alpha: float, online: bool, seed: int) -> Gate:
-    bank = ShrunkBank(("question", "turn"), ShrunkBank("question", ScoreBank(), weight=4), weight=2)
-    return Gate(alpha, bank, control, online=online, seed=seed)
+    return Gate(alpha, _nested(), control, online=online, seed=seed)
+
+
+def _unit(alpha: float) -> float:
+    """What steps are measured in, a take-over's variance: a fixed step would drown a small alpha in its trembling."""
+    return alpha * (1 - check_alpha(alpha))
+
+
+def _nested() -> ShrunkBank:
+    return ShrunkBank(("question", "turn"), ShrunkBank("question", weight=4), weight=2)
+
+
+def _by_turn() -> MondrianBank:
+    return MondrianBank("turn", window=KEPT)
 
 
 def random(alpha: float, *, online: bool = True, seed: int = 0) -> Coin:

@@ -40,6 +40,30 @@ def key(category: Category) -> Key:
     return attrgetter(*names)
 
 
+class Passing:
+    """The values of a category that belong to one question and go with it.
+
+    A category that is no matter of questions, such as ``"turn"``, has none; nor has one that is a function, of which
+    this cannot be known.
+    """
+
+    def __init__(self, category: Category) -> None:
+        names = () if callable(category) else (category,) if isinstance(category, str) else tuple(category)
+        self._at = names.index("question") if "question" in names else None
+        self._alone = len(names) == 1
+        self._of: dict[Hashable, set[Hashable]] = {}
+
+    def note(self, value: Hashable) -> None:
+        """A value that has come up."""
+        if self._at is not None:
+            question = value if self._alone else cast(tuple[Hashable, ...], value)[self._at]
+            self._of.setdefault(question, set()).add(value)
+
+    def forget(self, question: Hashable) -> set[Hashable]:
+        """The question's values, which are noted no more."""
+        return self._of.pop(question, set())
+
+
 def to_json(value: Hashable) -> Any:
     """A category's value as JSON; tuples become lists."""
     if isinstance(value, tuple):

@@ -1,70 +1,191 @@
-"""Drift alarms: how often they are false, and how long a true one takes.
+"""The drift alarm as it is used: many chains in flight on one gate, chunks that arrive when they are written.
 
-python -m a1_sgl.evals.benchmarks.drift
+Questions have levels of their own, later turns higher scores, and a chunk after a take-over lower ones. The longer a
+chunk takes to write the higher is its score, as far as `correlation` says. With redraws a rejected chunk is drawn
+again, up to twice, in place of a take-over.
+
+    python -m a1_sgl.evals.benchmarks.drift                   # false alarms: lanes, correlation, card, redraws
+    python -m a1_sgl.evals.benchmarks.drift --detection       # one shift at a time, and how late it is found
 """
 
 from __future__ import annotations
 
+import heapq
+import itertools
+import logging
 import math
 import random
 import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from a1_sgl.conformal import MARTINGALES, Rate, ScoreBank
-from a1_sgl.conformal.martingale import Martingale
+from a1_sgl.conformal import DEFAULT, Alarm, Card, GuardedGate, Place, exact_interval, make
+
+Shift = Callable[[int, int], float]
+"""By how much the scores of a chain's turn are higher, in standard deviations."""
 
 
-def first_alarm(martingale: Martingale, scores: list[float], draws: random.Random, threshold: float) -> int | None:
-    """Index of the score at which the wealth first reaches `threshold`; None if it never does."""
-    bank, limit = ScoreBank(), math.log(threshold)
-    for i, score in enumerate(scores):
-        if martingale.update(bank.rank(score, add=True).smoothed(draws.random())) >= limit:
-            return i
-    return None
+@dataclass(frozen=True)
+class World:
+    """A run of `questions` questions of `chains` chains and `turns` turns each, `lanes` chains in flight."""
+
+    questions: int = 300
+    chains: int = 4
+    turns: int = 3
+    lanes: int = 16
+    correlation: float = 0.5
+    redraws: int = 0
+    alike: float = 0.5
+    gate: str = DEFAULT
+    alpha: float = 0.25
+
+    def alarms(
+        self, seed: int, *, card: int = 0, shift: Shift | None = None, at: int = 0, threshold: float = 100.0
+    ) -> list[Alarm]:
+        """The alarms of one run.
+
+        Args:
+            card: questions of a calibration run before it, under a gate of the same kind.
+            shift: of scores, from question `at` on.
+            threshold: of the alarm.
+        """
+        guard = GuardedGate(make(self.gate, self.alpha, chains=self.chains, seed=seed), threshold=threshold)
+        if card:
+            made = self._card(f"card {seed}", card)
+            made.fill(guard)
+        self._run(random.Random(f"run {seed}"), guard, self.questions, shift, at)
+        return guard.alarms
+
+    def _card(self, seed: str, questions: int) -> Card:
+        gate = GuardedGate(make(self.gate, self.alpha, chains=self.chains), threshold=math.inf)
+        seen = self._run(random.Random(seed), gate, questions, None, 0)
+        names = sorted({place.question for _, place in seen}, key=str)
+        index = {name: i for i, name in enumerate(names)}
+        return Card(
+            "mean_loss", tuple(score for score, _ in seen),
+            tuple((index[place.question], place.sample, place.turn) for _, place in seen),
+            tuple(f"c{name}" for name in names), "", self.alpha, {},
+        )  # fmt: skip
+
+    def _run(
+        self, rng: random.Random, gate: GuardedGate, questions: int, shift: Shift | None, at: int
+    ) -> list[tuple[float, Place]]:
+        """Chunks in order of arrival. A question is begun when its first chain is."""
+        waiting = iter([(question, sample) for question in range(questions) for sample in range(self.chains)])
+        flight: list[tuple[float, int, int, int, int, int, float, float]] = []
+        levels: dict[int, float] = {}
+        left = dict.fromkeys(range(questions), self.chains)
+        number = itertools.count()
+        seen: list[tuple[float, Place]] = []
+
+        def write(now: float, question: int, sample: int, turn: int, attempt: int, after: float) -> None:
+            noise = rng.gauss(0, 1)
+            score = self.alike**0.5 * levels[question] + (1 - self.alike) ** 0.5 * noise + 0.3 * turn + after
+            if shift is not None and question >= at:
+                score += shift(sample, turn)
+            length = self.correlation * (score - 0.3 * turn) + (1 - self.correlation**2) ** 0.5 * rng.gauss(0, 1)
+            heapq.heappush(
+                flight, (now + math.exp(length), next(number), question, sample, turn, attempt, score, after)
+            )
+
+        def start(now: float) -> None:
+            for question, sample in itertools.islice(waiting, 1):
+                if sample == 0:
+                    levels[question] = rng.gauss(0, 1)
+                    gate.begin(question)
+                write(now, question, sample, 0, 0, 0.0)
+
+        for _ in range(self.lanes):
+            start(0.0)
+        while flight:
+            now, _, question, sample, turn, attempt, score, after = heapq.heappop(flight)
+            handed = gate(score, question=question, sample=sample, turn=turn, attempt=attempt).take_over
+            seen.append((score, Place(question, sample, turn, "", attempt)))
+            if handed and attempt < self.redraws:
+                write(now, question, sample, turn, attempt + 1, after)
+            elif turn + 1 < self.turns:
+                write(now, question, sample, turn + 1, 0, after - 0.5 * (handed and not self.redraws))
+            else:
+                left[question] -= 1
+                if not left[question]:
+                    gate.end(question)
+                start(now)
+        return seen
+
+
+SHIFTS: dict[str, Shift] = {
+    "every turn": lambda sample, turn: 1.0,
+    "turn 0": lambda sample, turn: float(turn == 0),
+    "turn 2": lambda sample, turn: float(turn == 2),
+    "turn 4": lambda sample, turn: float(turn == 4),
+    "turns 1 on": lambda sample, turn: float(turn >= 1),
+    "chain 2": lambda sample, turn: float(sample == 2),
+    "chains 1 on": lambda sample, turn: float(sample >= 1),
+}
+
+
+def _times(shift: Shift, size: float) -> Shift:
+    return lambda sample, turn: size * shift(sample, turn)
 
 
 def main(
+    detection: Annotated[bool, typer.Option("--detection", help="Shifts that are to be found.")] = False,
+    runs: Annotated[int, typer.Option(help="Simulated runs of a cell.")] = 300,
+    questions: Annotated[int, typer.Option(help="Questions of a run; shifts begin half way.")] = 300,
+    gate: Annotated[str, typer.Option(help="The gate that is guarded.")] = DEFAULT,
     threshold: Annotated[float, typer.Option(help="Of the wealth.")] = 100.0,
-    runs: Annotated[int, typer.Option(help="Simulated runs.")] = 1000,
-    length: Annotated[int, typer.Option(help="Scores a run.")] = 1000,
-    change: Annotated[int, typer.Option(help="Scores before the change.")] = 500,
-    seed: Annotated[int, typer.Option(help="Of the scores.")] = 0,
 ) -> None:
-    """False alarms without a change, and the delay after scores rise by so many standard deviations."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("martingale", "rise, sd", "false alarms", "found", "median delay", "90% within"):
-        table.add_column(name, justify="left" if name == "martingale" else "right")
-    for name, make in MARTINGALES.items():
-        for rise in (0.0, 0.25, 0.5, 1.0, 2.0):
-            found, early, delays = 0, 0, []
-            for run in range(runs if rise == 0 else runs // 5):
-                rng = random.Random(f"{seed}/{name}/{rise}/{run}")
-                scores = [rng.gauss(rise if i >= change else 0, 1) for i in range(length)]
-                at = first_alarm(make(), scores, rng, threshold)
-                if at is not None and (rise == 0 or at < change):
-                    early += 1
-                elif at is not None:
-                    found += 1
-                    delays.append(at - change + 1)
-            n = runs if rise == 0 else runs // 5
-            low, high = Rate(early, n).interval()
-            delays.sort()
-            table.add_row(
-                name, f"{rise:g}", f"{early}/{n} [{low:.1%}, {high:.1%}]",
-                "-" if rise == 0 else f"{found}/{n - early}",
-                f"{statistics.median(delays):.0f}" if delays else "-",
-                f"{delays[math.ceil(0.9 * (n - early)) - 1]}" if len(delays) >= 0.9 * (n - early) and delays else "-",
-            )  # fmt: skip
+    """Prints false alarms with exact intervals, or shifts found and their delay in questions."""
+    logging.getLogger("a1_sgl.conformal.alarm").setLevel(logging.ERROR)
     console = Console()
-    console.print(
-        f"threshold {threshold:g}: at most {1 / threshold:.1%} false alarms; {length} scores a run, the change after "
-        f"{change}",
-        highlight=False,
-    )
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    if detection:
+        at = questions // 2
+        console.print(
+            f"gate {gate}; {runs} runs of {questions} questions, 4 chains, 5 turns; 16 lanes, a card of 100 questions; "
+            f"the shift begins at question {at}",
+            highlight=False,
+        )
+        for name in ("shift", "by, sd", "found", "before it", "median delay", "90% within", "mostly by"):
+            table.add_column(name, justify="left" if name in ("shift", "mostly by") else "right")
+        world = World(questions, turns=5, gate=gate)
+        for name, shift in SHIFTS.items():
+            for size in (1.0, 2.0, 3.0):
+                by_size = _times(shift, size)
+                found = [
+                    world.alarms(seed, card=100, at=at, threshold=threshold, shift=by_size) for seed in range(runs)
+                ]
+                first = [alarms[0] for alarms in found if alarms]
+                late = sorted(int(str(one.question)) - at for one in first if int(str(one.question)) >= at)
+                by = [one.statistic for one in first if int(str(one.question)) >= at]
+                early = len(first) - len(late)
+                table.add_row(
+                    name, f"{size:g}", f"{len(late)}/{runs - early}", str(early),
+                    f"{statistics.median(late):.0f}" if late else "-",
+                    f"{late[math.ceil(0.9 * (runs - early)) - 1]}" if len(late) >= 0.9 * (runs - early) else "-",
+                    max(set(by), key=by.count) if by else "-",
+                )  # fmt: skip
+    else:
+        console.print(
+            f"gate {gate}, threshold {threshold:g}: at most {1 / threshold:.1%} false alarms; {runs} runs of "
+            f"{questions} questions, 4 chains, 3 turns",
+            highlight=False,
+        )
+        for name in ("lanes", "length and score", "card", "redraws", "false alarms"):
+            table.add_column(name, justify="right")
+        for lanes, correlation, card, redraws in itertools.product((1, 16, 64, 400), (0.0, 0.5, 0.9), (0, 100), (0, 2)):
+            world = World(questions, lanes=lanes, correlation=correlation, redraws=redraws, gate=gate)
+            false = sum(bool(world.alarms(seed, card=card, threshold=threshold)) for seed in range(runs))
+            low, high = exact_interval(false, runs)
+            table.add_row(
+                str(lanes), f"{correlation:g}", "yes" if card else "no", "yes" if redraws else "no",
+                f"{false}/{runs} [{low:.1%}, {high:.1%}]",
+            )  # fmt: skip
     console.print(table)
 
 

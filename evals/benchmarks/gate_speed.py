@@ -1,8 +1,9 @@
-"""What a decision costs with a million scores in the bank, on one core.
+"""What a decision costs after a million of them, on one core, and what a gate holds after many finished questions.
 
 Peer: the same rank from a sorted numpy array, with ``searchsorted`` for the look-up and ``insert`` for the new score.
 
     python -m a1_sgl.evals.benchmarks.gate_speed
+    python -m a1_sgl.evals.benchmarks.gate_speed --memory
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
+import tracemalloc
 from collections.abc import Callable
 from typing import Annotated
 
@@ -18,7 +20,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from a1_sgl.conformal import Gate, ScoreBank, balanced, marginal, mondrian_turn
+from a1_sgl.conformal import BUDGETS, GATES, Gate, ScoreBank, make
 
 
 def main(
@@ -26,8 +28,13 @@ def main(
     decisions: Annotated[int, typer.Option(help="Decisions a round.")] = 20_000,
     rounds: Annotated[int, typer.Option(help="Rounds.")] = 7,
     seed: Annotated[int, typer.Option(help="Of the scores.")] = 0,
+    memory: Annotated[bool, typer.Option("--memory", help="What gates hold instead.")] = False,
+    questions: Annotated[int, typer.Option(help="With --memory: finished questions, of 5 chunks each.")] = 100_000,
 ) -> None:
-    """Microseconds a decision: median of rounds, with the lowest and highest."""
+    """Microseconds a decision: median of rounds, with the lowest and highest; or megabytes held."""
+    if memory:
+        _memory(questions, seed)
+        return
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     rng = np.random.default_rng(seed)
@@ -64,11 +71,10 @@ def main(
     row("peer: numpy insertion", slow)
     bank = ScoreBank(scores)
     row("ScoreBank, rank alone", measure(lambda score, i: bank.rank(score, add=True), decisions))
-    gates = {"marginal": marginal(0.25), "mondrian-turn": mondrian_turn(0.25), "balanced": balanced(0.25)}
-    for name, gate in gates.items():
+    for name in (*GATES, *BUDGETS):
+        gate = make(name, 0.25, chains=16)
         _fill(gate, scores)
-        step = _step(gate)
-        row(f"gate {name}", measure(step, decisions))
+        row(f"gate {name}", measure(_step(gate), decisions))
     console = Console()
     console.print(f"{n:,} scores, {rounds} rounds of {decisions:,} decisions, one core", highlight=False)
     console.print(table)
@@ -79,11 +85,39 @@ def _fill(gate: Gate, scores: list[float]) -> None:
         gate.bank.restore(scores)
         return
     for i, score in enumerate(scores):  # 15 turns, 16 chains: 240 chunks a question, as in a long eval
+        if i % 240 == 0:
+            gate.begin(i // 240)
         gate.calibrate(score, question=i // 240, sample=i % 16, turn=i // 16 % 15)
+        if i % 240 == 239:
+            gate.end(i // 240)
 
 
 def _step(gate: Gate) -> Callable[[float, int], object]:
     return lambda score, i: gate(score, question=10**6 + i // 240, sample=i % 16, turn=i // 16 % 15)
+
+
+def _memory(questions: int, seed: int) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("gate")
+    for name in ("MB after half", "MB after all", "bytes a decision"):
+        table.add_column(name, justify="right")
+    for name in (*GATES, *BUDGETS):
+        rng = np.random.default_rng(seed)
+        tracemalloc.start()
+        gate, half = make(name, 0.25, chains=5), 0.0
+        for question in range(questions):
+            gate.begin(question)
+            for sample, score in enumerate(rng.exponential(size=5).tolist()):
+                gate(score, question=question, sample=sample, turn=0)
+            gate.end(question)
+            if question == questions // 2:
+                half = tracemalloc.get_traced_memory()[0]
+        whole = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        table.add_row(name, f"{half / 1e6:.1f}", f"{whole / 1e6:.1f}", f"{whole / questions / 5:.0f}")
+    console = Console()
+    console.print(f"{questions:,} finished questions of 5 chunks", highlight=False)
+    console.print(table)
 
 
 if __name__ == "__main__":

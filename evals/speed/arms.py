@@ -199,6 +199,7 @@ class Clocked:
     def __init__(self, gate: Decider, clock: Clock) -> None:
         self.alpha, self._gate, self._clock = gate.alpha, gate, clock
         self.observe, self.calibrate, self.finish = gate.observe, gate.calibrate, gate.finish
+        self.begin, self.end = gate.begin, gate.end
 
     def __call__(self, score: float, **place: Any) -> Decision:
         """Decides, and takes the time."""
@@ -236,6 +237,12 @@ class Paced:
         """It has no use for scores."""
 
     def finish(self, question: Hashable, sample: int) -> None:
+        """Nor for ends."""
+
+    def begin(self, question: Hashable) -> None:
+        """Nor for beginnings."""
+
+    def end(self, question: Hashable) -> None:
         """Nor for ends."""
 
 

@@ -198,7 +198,7 @@ def test_every_draw_fills_the_gate_and_the_first_alone_its_guard():
         assert gate.control.state() == before
     guard = GuardedGate(make("marginal", 0.25))
     redrawn().fill(guard)
-    assert (guard.bank.scores(), len(guard.gate.bank)) == ([0.4], 4)
+    assert (guard.state()["card"][0][1][0], len(guard.gate.bank)) == ([0, [[0, 0.4, False]]], 4)
 
 
 def test_filled_gates_have_their_categories():

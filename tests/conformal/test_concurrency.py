@@ -20,10 +20,9 @@ from a1_sgl.conformal import (
     Rank,
     ScoreBank,
     ShrunkBank,
-    SimpleJumper,
-    every_chunk,
     make,
 )
+from a1_sgl.conformal.alarm import LEARN
 
 THREADS = 8
 
@@ -164,20 +163,38 @@ def test_a_decision_is_one_step(make_bank, control):
     assert again.state() == gate.state()
 
 
-def test_a_guard_watches_every_chunk_once():
-    gate = GuardedGate(make("balanced", 0.3), SimpleJumper(), threshold=1e300, watch=every_chunk)
-    items = chunks(6, 800)
-    at_once(
-        lambda item: gate(item[0], question=item[1].question, sample=item[1].sample, turn=item[1].turn), dealt(items)
-    )
-    assert (gate.watched, len(gate.bank), len(gate.gate.bank)) == (800, 800, 800)
-    assert gate.bank.scores() == sorted(score for score, _ in items)
+def test_a_guard_watches_every_question_once_and_in_order():
+    """The same wealth, to the last bit, as where one question comes after the other."""
+
+    def asked(gate, number):
+        for turn in range(4):
+            gate(random.Random(f"{number} {turn}").random(), question=number, sample=0, turn=turn)
+        gate.end(number)
+
+    wealth = []
+    for together in (True, False):
+        gate = GuardedGate(make("marginal", 0.3, online=False), threshold=1e300)
+        for number in range(400):
+            gate.begin(number)
+        if together:
+            at_once(lambda number, gate=gate: asked(gate, number), dealt(list(range(400))))
+        else:
+            for number in range(400):
+                asked(gate, number)
+        assert (gate.watched, gate.state()["order"]) == (400 - LEARN, [])
+        wealth.append(gate.log_wealth)
+    assert wealth[0] == wealth[1]
 
 
 def test_a_guard_alarms_once_however_many_threads_see_it():
-    gate = GuardedGate(make("marginal", 0.3), SimpleJumper(), threshold=3, action="hand-over", watch=every_chunk)
-    share = [float(i) for i in range(200)]
-    at_once(lambda score: gate(score, question="q", sample=0, turn=0), [share] * THREADS)
+    gate = GuardedGate(make("marginal", 0.3), threshold=3, action="hand-over")
+
+    def asked(number):
+        gate.begin(number)
+        gate(float(number[1]), question=number, sample=0, turn=0)
+        gate.end(number)
+
+    at_once(asked, [[(thread, i) for i in range(100)] for thread in range(THREADS)])
     assert len(gate.alarms) == 1
 
 

@@ -16,11 +16,12 @@ from a1_sgl.conformal import (
     Offsets,
     Place,
     ScoreBank,
+    SimpleJumper,
     SleeperStayer,
-    every_chunk,
     make,
     marginal,
     open_budget,
+    scores_needed,
     turn_budget,
 )
 
@@ -28,13 +29,13 @@ EVERY = {name: lambda name=name: make(name, 0.25, seed=3) for name in GATES}
 EVERY |= {name: lambda name=name: make(name, 0.25, chains=4, seed=3) for name in BUDGETS}
 
 
-def guarded(action, martingale=None):
-    return GuardedGate(make("balanced", 0.25), martingale, threshold=1.05, action=action, watch=every_chunk)
+def guarded(action, martingale=SimpleJumper):
+    return GuardedGate(make("balanced", 0.25), martingale, threshold=1.05, action=action)
 
 
 GUARDED = {
     "guarded-warn": lambda: guarded("warn"),
-    "guarded-recalibrate": lambda: guarded("recalibrate", SleeperStayer(wake=0.2)),
+    "guarded-recalibrate": lambda: guarded("recalibrate", lambda: SleeperStayer(wake=0.2)),
     "guarded-hand-over": lambda: guarded("hand-over"),
 }
 events = st.lists(
@@ -55,12 +56,16 @@ def decide(gate, scores):
 
 
 def play(gate, events):
-    """Decisions; where the last of an event is true its chain ends."""
+    """Decisions; where the last of an event is true its chain ends. A guard's questions have one chunk each."""
     decisions = []
     for score, question, sample, turn, attempt, ends in events:
+        if isinstance(gate, GuardedGate):
+            gate.begin(question)
         decisions.append(gate(score, question=question, sample=sample, turn=turn, task="t", attempt=attempt))
         if ends:
             gate.finish(question, sample)
+        if isinstance(gate, GuardedGate):
+            gate.end(question)
     return decisions
 
 
@@ -147,7 +152,7 @@ def test_alpha_must_lie_strictly_inside(name, alpha):
 
 
 def test_too_small_a_bank_says_how_many_scores_are_needed():
-    with pytest.raises(ValueError, match="alpha 0.05 needs at least 19 .* holds 18"):
+    with pytest.raises(ValueError, match="alpha 0.05 needs at least 19 .* there are 18"):
         Gate(0.05, ScoreBank(range(18)), online=False, p_value="conservative")
     Gate(0.05, ScoreBank(range(19)), online=False, p_value="conservative")
     with pytest.raises(ValueError, match="unknown p-value 'exact'; known: smoothed, conservative"):
@@ -292,3 +297,89 @@ def test_observing_a_missing_score_is_an_error(online):
     with pytest.raises(ValueError, match="finite"):
         gate.observe(float("nan"), True, question="q", sample=0, turn=0)
     assert gate.state() == before
+
+
+@pytest.mark.parametrize("made", EVERY.values(), ids=EVERY)
+def test_what_a_question_left_goes_when_all_who_began_it_have_ended_it(made):
+    gate, rng = made(), random.Random(5)
+
+    def ask(question):
+        for sample, turn in ((0, 0), (1, 0), (0, 1)):
+            gate(rng.random(), question=question, sample=sample, turn=turn)
+
+    def kept(question):
+        return f'"{question}"' in json.dumps({k: v for k, v in gate.state().items() if k != "open"})
+
+    gate.begin("a")
+    gate.begin("a")
+    ask("a")
+    by_question = kept("a")
+    gate.end("a")
+    assert kept("a") == by_question
+    gate.end("a")
+    assert not kept("a")
+    ask("b")  # nobody began it
+    assert kept("b") == by_question
+    gate.end("b")
+    assert kept("b") == by_question
+    assert gate.state()["open"] == []
+
+
+@pytest.mark.parametrize("made", EVERY.values(), ids=EVERY)
+def test_what_a_gate_holds_grows_with_the_questions_that_are_open(made):
+    """But for the scores, of which a bank keeps the last so many."""
+    gate, sizes = made(), []
+    gate.bank.clear()
+    for number in range(400):
+        gate.begin(number)
+        for sample, turn in ((0, 0), (1, 0), (0, 1)):
+            gate(random.Random(f"{number} {sample} {turn}").random(), question=number, sample=sample, turn=turn)
+        gate.end(number)
+        state = gate.state()
+        gate.bank.clear()
+        sizes.append(len(json.dumps(state["control"])) + len(json.dumps(gate.state()["bank"])))
+    assert max(sizes[200:]) <= max(sizes[:200]) + 40  # offsets have more digits or fewer
+
+
+def test_a_named_gate_keeps_so_many_scores_and_no_more(monkeypatch):
+    import a1_sgl.conformal.bank
+    import a1_sgl.conformal.gate
+    import a1_sgl.conformal.gates
+
+    for module in (a1_sgl.conformal.bank, a1_sgl.conformal.gate, a1_sgl.conformal.gates):
+        monkeypatch.setattr(module, "KEPT", 50)
+    for name in EVERY.keys() - {"window"}:
+        gate = EVERY[name]()
+        for number in range(300):
+            gate.begin(number)
+            gate(random.Random(number).random(), question=number, sample=0, turn=0)
+            gate.end(number)
+        assert len(gate.bank) <= 50, name
+        assert json.dumps(gate.state()["bank"]).count("0.") <= 101, name  # of a turn's bank and its parent's
+
+
+def test_a_bank_that_is_replaced_is_replaced_whole_or_not_at_all():
+    gate = Gate(0.3, MondrianBank("turn"), online=False)
+    gate.calibrate(0.5, question="q", turn=3)
+    with pytest.raises(ValueError, match="finite"):
+        gate.replace([(0.1, Place("q", 0, 0)), (float("nan"), Place("q", 0, 0))])
+    assert gate.bank.sizes() == {3: 1}
+    gate.replace([(0.1, Place("q", 0, 0)), (0.2, Place("q", 0, 1))])
+    assert gate.bank.sizes() == {0: 1, 1: 1}
+
+
+def test_a_conservative_gate_never_has_too_few_scores():
+    """Not by its bank when made, nor by a state, nor by what replaces it: it would accept everything in silence."""
+
+    def made(n):
+        return Gate(0.1, ScoreBank(i / n for i in range(n)), p_value="conservative", online=False)
+
+    gate, needed = made(20), scores_needed(0.1)
+    assert needed == 9
+    with pytest.raises(ValueError, match="needs at least 9 calibration scores; there are 8"):
+        made(8)
+    with pytest.raises(ValueError, match="there are 8"):
+        gate.replace([(float(i), Place("q", 0, 0)) for i in range(8)])
+    assert len(gate.bank) == 20
+    with pytest.raises(ValueError, match="there are 0"):
+        gate.restore({"bank": [], "control": None, "open": []})

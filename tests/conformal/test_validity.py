@@ -164,13 +164,13 @@ STREAMS = {
     "alternating": lambda rng, i, n: (-1) ** (i // 100) * i + rng.random(),
     "constant": lambda rng, i, n: 1.0,
 }
-STEPS = {"adaptive": 0.005, "adaptive-turn": 0.02, "decaying-turn": 0.2}
+STEPS = {"adaptive": 1 / 40, "adaptive-turn": 1 / 10, "decaying-turn": 1}  # of alpha * (1 - alpha)
 
 
 def bound(name, alpha, n):
     if name == "balanced":
         return (3 + max(alpha, 1 - alpha)) / n
-    step = STEPS[name]
+    step = STEPS[name] * alpha * (1 - alpha)
     return (1 + step) / (step * n**0.4) if name == "decaying-turn" else (max(alpha, 1 - alpha) + step) / (step * n)
 
 

@@ -159,8 +159,7 @@ def test_a_record_with_redraws_is_replayed_as_it_was_decided(tmp_path):
         for place, _, _ in audit.decisions:
             attempts[place[:3]].append(place.attempt)
         assert all(seen == list(range(len(seen))) for seen in attempts.values())
-        assert len(plan.martingale(0)) == 5
-        assert len(plan.martingale(0, every=True)) == trace.chunks
+        assert plan.martingale(0) == []  # too few questions to learn from
 
 
 @pytest.mark.parametrize("name", [*GATES, *BUDGETS, *RULES])
