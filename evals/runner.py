@@ -238,13 +238,7 @@ def evaluate(
         todo = [(q, tuple(s for s in range(plan.chains) if (q.id, s) not in done)) for q in questions]
         gate = plan.gate()
         if gate is not None:
-            # All at once: which ones are finished tells of their scores, so it must not say in what order they come.
-            for question in questions:
-                gate.begin(question.id)
-            resume(gate, folder)
-            for question, samples in todo:
-                if not samples:
-                    gate.end(question.id)
+            resume(gate, folder, {question.id: bool(samples) for question, samples in todo})
         energy = joules()
 
         def tick() -> None:
@@ -272,8 +266,15 @@ def evaluate(
         return folder, summary
 
 
-def resume(gate: Decider, folder: RunFolder) -> None:
-    """Makes the gate as it was when the run stopped: scores of finished chains join in recorded order."""
+def resume(gate: Decider, folder: RunFolder, questions: Mapping[str, bool]) -> None:
+    """Makes the gate as it was when the run stopped: scores of finished chains join in recorded order.
+
+    Args:
+        questions: all that are asked, in order, and whether any chain is left to run; then the question stays begun.
+    """
+    # All at once: which ones are finished tells of their scores, so it must not say in what order they come.
+    for question in questions:
+        gate.begin(question)
     for event in folder.events:
         if isinstance(event, VerdictEvent):
             gate.observe(event.score, event.take_over, **event.place._asdict())
@@ -281,6 +282,9 @@ def resume(gate: Decider, folder: RunFolder) -> None:
             gate.calibrate(event.score, question=event.question, task=event.task)
     for name in folder.done():
         gate.finish(*name)
+    for question, left in questions.items():
+        if not left:
+            gate.end(question)
 
 
 class _Run:

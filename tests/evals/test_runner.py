@@ -18,7 +18,7 @@ from a1_sgl.engine import Settings
 from a1_sgl.errors import ConfigError, RecordFault
 from a1_sgl.evals import grading, replay
 from a1_sgl.evals.grading_stage import regrade
-from a1_sgl.evals.runner import Eval, Interrupted, calibrate, evaluate, resumed
+from a1_sgl.evals.runner import Eval, Interrupted, calibrate, evaluate, resume
 from a1_sgl.evals.tasks import find_task
 from a1_sgl.records import Recorder, RunFolder
 from a1_sgl.session import Backend, Roles
@@ -197,11 +197,16 @@ def test_what_may_differ_from_the_card_is_said_explicitly(pair, card, tmp_path):
 
 def test_a_guarded_run_reports_its_alarms(pair, card, tmp_path):
     """A card of scores far below what is met is a drift; every chunk goes to the target from the alarm on."""
-    low = replace(card, scores=tuple(-1.0 - i * 1e-6 for i, _ in enumerate(card.scores)))
+    n, names = len(card.questions), [f"{i} {name}" for i in range(4) for name in card.questions]
+    low = replace(
+        card, questions=tuple(names), scores=tuple(-1.0 - i * 1e-6 for i in range(4 * len(card.scores))),
+        places=tuple((i * n + question, sample, turn) for i in range(4) for question, sample, turn in card.places),
+    )  # fmt: skip
     guarded = plan(card=low, alarm="hand-over", alarm_threshold=1.5, questions=24, chains=1, gate_kind="marginal")
-    folder, summary = evaluate(guarded, pair, tmp_path / "run")
+    folder, summary = evaluate(guarded, few(pair, 4), tmp_path / "run")
     assert len(summary["alarms"]) == 1
     assert summary["alarms"][0]["wealth"] >= 1.5
+    assert summary["alarms"][0]["question"] in {question.id for question in guarded.asked}
     verdicts = [e for e in folder.events if isinstance(e, VerdictEvent)]
     assert any(e.alpha == 1.0 and e.take_over for e in verdicts)
     calm = evaluate(plan(card=card, alarm="warn", questions=4), pair, tmp_path / "calm")[1]
@@ -398,7 +403,8 @@ def test_a_resumed_gate_is_the_one_that_was_not_interrupted(program, gates, pair
             folder.ask(made.asked)
             for question in made.asked:
                 made.run(question, range(2), backend, gate, recorder)
-                again = resumed(made.gate(), RunFolder.read(tmp_path / kind))
+                run = RunFolder.read(tmp_path / kind)
+                resume(again := made.gate(), run, dict.fromkeys((name for name, _ in run.done()), False))
                 assert again.state() == gate.state(), kind
             attempts = {event.attempt for event in folder.events if isinstance(event, VerdictEvent)}
         assert program == "a1" or len(attempts) > 1, kind

@@ -7,11 +7,12 @@ import pytest
 import sglang as sgl
 from pydantic import TypeAdapter
 
-from a1_sgl.conformal import marginal
-from a1_sgl.errors import ChainAborted, ConfigError
+from a1_sgl.conformal import make, marginal
+from a1_sgl.errors import ChainAborted, ConfigError, RuntimeFault
 from a1_sgl.programs import PROGRAMS, Program, a1, direct, find_program, program, stop_strings
-from a1_sgl.session import stoppable
-from a1_sgl.types import AnswerEvent, ChainEvent, ChunkEvent, DropEvent, Event, Usage, calls_of
+from a1_sgl.session import Backend, Roles, stoppable
+from a1_sgl.testing import FakeEngine
+from a1_sgl.types import AnswerEvent, ChainEvent, ChunkEvent, DropEvent, Event, Question, Usage, calls_of
 
 EVENT = TypeAdapter(Event)
 SAMPLING = {"temperature": 0.6, "stop": ["\n\n"]}
@@ -407,3 +408,32 @@ def test_images_go_with_every_call_and_shift_what_is_scored(pair, questions, mon
     a1.run(question=asked, gate=marginal(0.5), samples=2, turns=2, draft_tokens=8, backend=pair, **SAMPLING)
     assert {name for name, _ in sent} == {"draft", "target"}
     assert all(payload["image_data"] == ["https://example.org/figure.png"] for _, payload in sent)
+
+
+# --- a gate knows when its questions begin and end ------------------------------------------------------------
+
+
+def test_a_program_begins_its_question_when_it_is_called_and_ends_it_whatever_happens():
+    told, gate = [], make("marginal", 0.5)
+    gate.begin = lambda question: told.append(("begin", question))
+    gate.end = lambda question: told.append(("end", question))
+    fine, broken = (
+        Backend(Roles.pair(FakeEngine("1 + 1 = 2\n\n", faults=fault), FakeEngine("so \\boxed{2}", scores=-0.5)))
+        for fault in (None, lambda call: RuntimeFault("no") if call.kind == "generate" else None)
+    )
+
+    async def both():
+        first, second = (
+            PROGRAMS["a1"].arun(question=Question.of(name), backend=fine, gate=gate, turns=2, stop=["\n\n"])
+            for name in "ab"
+        )
+        await asyncio.gather(first, second)
+
+    asyncio.run(both())
+    a, b = (Question.of(name).id for name in "ab")
+    assert told[:2] == [("begin", a), ("begin", b)]
+    assert sorted(told[2:]) == sorted([("end", a), ("end", b)])
+    told.clear()
+    with pytest.raises(RuntimeFault):
+        PROGRAMS["a1"].run(question="a", backend=broken, gate=gate, turns=2)
+    assert told == [("begin", a), ("end", a)]
