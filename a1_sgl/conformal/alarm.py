@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import threading
@@ -113,9 +114,10 @@ class GuardedGate:
         self, score: float, *, question: Hashable, sample: int = 0, turn: int = 0, task: Hashable = "", attempt: int = 0
     ) -> None:  # fmt: skip
         """As `Gate.calibrate`; a watched chunk's score says what is normal."""
-        if self.watch(place := Place(question, sample, turn, task, attempt)):
-            self.bank.add(score, place)
+        watched = self.watch(place := Place(question, sample, turn, task, attempt))
         self.gate.calibrate(score, question=question, sample=sample, turn=turn, task=task, attempt=attempt)
+        if watched:
+            self.bank.add(score, place)
 
     def finish(self, question: Hashable, sample: int) -> None:
         """As `Gate.finish`."""
@@ -135,19 +137,21 @@ class GuardedGate:
     def restore(self, state: Any) -> None:
         """As `Gate.restore`."""
         with self._lock:
+            alarms = [Alarm(Place(*from_json(p)), w, n) for p, w, n in state["alarms"]]  # type: ignore[misc]
+            scores, watched = ScoreBank(state["bank"]), state["watched"]
+            copy.deepcopy(self.martingale).restore(state["martingale"])  # refused, if at all, while nothing is changed
             self.gate.restore(state["gate"])
-            self.bank.restore(state["bank"])
             self.martingale.restore(state["martingale"])
-            self.watched = state["watched"]
-            self.alarms = [Alarm(Place(*from_json(p)), w, n) for p, w, n in state["alarms"]]  # type: ignore[misc]
+            self.bank, self.watched, self.alarms = scores, watched, alarms
 
     def _watch(self, score: float, place: Place) -> None:
         if not self.watch(place):
             return
+        self.gate.check(score, place)
         with self._lock:
-            p = self.bank.rank(score, place, add=True).smoothed(self.gate.draw(place))
+            wealth = self.martingale.update(self.bank.rank(score, place).smoothed(self.gate.draw(place)))
+            self.bank.add(score, place)
             self.watched += 1
-            wealth = self.martingale.update(p)
             if wealth < math.log(self.threshold) or (self.alarms and self.action != "recalibrate"):
                 return
             self.alarms.append(Alarm(place, math.exp(min(wealth, 700.0)), self.watched))

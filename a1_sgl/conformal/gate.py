@@ -5,6 +5,7 @@ A gate is a bank, which ranks the score, and a control, which sets the level. `G
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Hashable
 from hashlib import blake2b
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from a1_sgl.conformal.bank import Bank, ScoreBank, finite
 from a1_sgl.conformal.control import Control, Fixed, check_alpha
-from a1_sgl.conformal.place import Place
+from a1_sgl.conformal.place import Place, hashable
 from a1_sgl.conformal.pvalues import scores_needed
 
 P_VALUES = ("smoothed", "conservative")
@@ -121,14 +122,15 @@ class Gate:
         A chunk that is drawn again in its turn is a chunk of its own, named by its `attempt`: 0 for the first draw.
 
         Raises:
-            ValueError: for a score that is not finite; nothing is changed.
+            ValueError: for a score that is not finite, or a name that is not hashable; nothing is changed.
         """
-        place = Place(question, sample, turn, task, attempt)
+        place = hashable(Place(question, sample, turn, task, attempt))
         u = self.draw(place)
         with self._lock:
+            level = self.control.level(place)  # changes nothing, so the bank may still refuse
             low, high, n = self.bank.rank(score, place, add=self.online)
             p = low + u * (high - low) if self.p_value == "smoothed" else high
-            decision = Decision(score, p, self.control.level(place), n)
+            decision = Decision(score, p, level, n)
             self.control.update(place, decision.take_over)
         return decision
 
@@ -139,22 +141,30 @@ class Gate:
         """Takes note of a chunk that was decided in an earlier session, which this one resumes.
 
         Raises:
-            ValueError: for a score that is not finite; nothing is changed.
+            ValueError: for a score that is not finite, or a name that is not hashable; nothing is changed.
         """
-        place = Place(question, sample, turn, task, attempt)
+        place = hashable(Place(question, sample, turn, task, attempt))
         finite(score)
         with self._lock:
+            self.control.level(place)  # changes nothing, so the bank may still refuse
             if self.online:
                 self.bank.add(score, place)
-            self.control.level(place)  # some controls note that a chain has come back
             self.control.update(place, take_over)
 
     def calibrate(
         self, score: float, *, question: Hashable, sample: int = 0, turn: int = 0, task: Hashable = "", attempt: int = 0
     ) -> None:  # fmt: skip
-        """Puts in a calibration score, about which there is nothing to decide."""
+        """Puts in a calibration score, about which there is nothing to decide. Errors as of a decision."""
         with self._lock:
-            self.bank.add(score, Place(question, sample, turn, task, attempt))
+            self.bank.add(score, hashable(Place(question, sample, turn, task, attempt)))
+
+    def check(self, score: float, place: Place) -> None:
+        """Raises what a decision on the chunk would, and changes nothing."""
+        hashable(place)
+        finite(score)
+        with self._lock:
+            self.control.level(place)
+            self.bank.check(place)
 
     def finish(self, question: Hashable, sample: int) -> None:
         """Takes note that a chain has ended, however it did."""
@@ -175,8 +185,12 @@ class Gate:
             return {"bank": self.bank.state(), "control": self.control.state()}
 
     def restore(self, state: Any) -> None:
-        """Goes on from the `state` of a gate made alike; later decisions are as that gate's would have been."""
+        """Goes on from the `state` of a gate made alike; later decisions are as that gate's would have been.
+
+        A state that it cannot take leaves it as it was.
+        """
         with self._lock:
+            copy.deepcopy(self.control).restore(state["control"])  # else refused when the bank is restored
             self.bank.restore(state["bank"])
             self.control.restore(state["control"])
 
@@ -190,14 +204,15 @@ class Coin(Gate):
         """Decides at random, reproducibly for each chunk.
 
         Raises:
-            ValueError: for a score that is not finite.
+            ValueError: for a score that is not finite, or a name that is not hashable.
         """
         finite(score)
-        return Decision(score, self.draw(Place(question, sample, turn, task, attempt)), self.alpha, 0)
+        return Decision(score, self.draw(hashable(Place(question, sample, turn, task, attempt))), self.alpha, 0)
 
     def observe(
         self, score: float, take_over: bool, *, question: Hashable, sample: int, turn: int, task: Hashable = "",
         attempt: int = 0,
     ) -> None:  # fmt: skip
-        """Nothing is remembered; a score that is not finite is refused all the same."""
+        """Nothing is remembered; what cannot have been decided is refused all the same."""
         finite(score)
+        hashable(Place(question, sample, turn, task, attempt))
