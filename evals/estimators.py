@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
-from a1_sgl.conformal import exact_interval
+from a1_sgl.conformal.rates import effective_size, exact_interval
 
 Interval = dict[str, Any]
 """``mean``, its standard error ``se``, and a 95% interval from ``low`` to ``high``; all None where there is nothing."""
@@ -18,9 +18,8 @@ Interval = dict[str, Any]
 def clustered(shares: Sequence[float], chains: int) -> Interval:
     """Mean over questions of `shares` in [0, 1], with its standard error and a 95% interval, clustered by question.
 
-    The interval is exact-binomial at the effective sample size ``p (1 - p) / se^2``, with the standard error over
-    questions (Korn and Graubard 1998). Where all questions agree the standard error is no guide, and the number of
-    questions is taken.
+    The interval is exact-binomial at the effective sample size (`effective_size`; Korn and Graubard 1998), never less
+    than there are questions.
 
     Args:
         chains: of all questions together: the sample is never taken for larger.
@@ -29,9 +28,7 @@ def clustered(shares: Sequence[float], chains: int) -> Interval:
         return {"mean": None, "se": None, "low": None, "high": None}
     p, questions = statistics.fmean(shares), len(shares)
     se = statistics.stdev(shares) / math.sqrt(questions) if questions > 1 else None
-    effective = float(questions)
-    if se and 0 < p < 1:
-        effective = min(p * (1 - p) / se**2, chains)
+    effective = effective_size(shares, [1.0] * questions, chains)
     low, high = exact_interval(p * effective, effective)
     return {"mean": p, "se": se, "low": low, "high": high}
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import statistics
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from a1_sgl.conformal import Audit, Decided
-from a1_sgl.conformal.audit import summary as rate
+from a1_sgl.conformal import BUDGETS, GATES, Control, Decided, Rates, make
+from a1_sgl.conformal.rates import summary as rate
 from a1_sgl.errors import ConfigError
 from a1_sgl.evals.accounting import call_times, flops, latency, perplexity, throughput, tokens
+from a1_sgl.evals.environment import packages
 from a1_sgl.evals.estimators import Interval, clustered, maj_at, pass_at, sizes
 from a1_sgl.records import ChainRecord, RunFolder
-from a1_sgl.types import Usage, VerdictEvent, calls_of
+from a1_sgl.types import LostEvent, Usage, VerdictEvent, calls_of
 from a1_sgl.voting import decide
 
 
@@ -48,17 +51,49 @@ def voted(vote: str, chains: Sequence[ChainRecord]) -> bool:
     return any(chain.correct for chain in chains if chain.answer == answer)
 
 
-def take_over(verdicts: Sequence[VerdictEvent], nominal: float | None) -> dict[str, Any]:
-    """Nominal against realised take-over rate, overall, by turn and by question, and the gate's selectivity."""
-    audit = Audit.of(nominal or 0.5, [Decided(verdict.place, verdict.score, verdict.take_over) for verdict in verdicts])
-    deviations = audit.deviations("question")
+def promising(folder: RunFolder) -> Control | None:
+    """The control of a run's gate, where what it promises holds of the recorded decisions; else None.
+
+    It promises of all decisions that it made. A chain that was lost or interrupted made some that are not recorded, and
+    after an alarm that hands everything over the gate's decisions are not the control's. A gate of another version may
+    promise something else.
+    """
+    configuration, environment = folder.run["configuration"], folder.run["environment"]
+    gate = configuration["gate"]
+    if gate is None or gate.get("kind") not in (*GATES, *BUDGETS):
+        return None
+    begun = {bisect_right(folder.run["sessions"], chain.started) for chain in folder.finished}
+    whole = len(begun) == 1 and not any(isinstance(event, LostEvent) for event in folder.events)
+    same = environment.get("packages", {}).get("a1-sgl") == packages()["a1-sgl"]
+    if not whole or not same or (gate["alarm"] or {}).get("action") == "hand-over":
+        return None
+    return make(gate["kind"], gate["alpha"], chains=configuration["chains"]).control
+
+
+def take_over(
+    verdicts: Sequence[VerdictEvent], nominal: float | None, control: Control | None = None
+) -> dict[str, Any]:
+    """Nominal against realised take-over rate, overall, by turn and by question, and the gate's selectivity.
+
+    Args:
+        control: what made these decisions and no others; None where nothing is promised of them.
+    """
+    rates = Rates.of(
+        nominal or 0.5, [Decided(verdict.place, verdict.score, verdict.take_over) for verdict in verdicts], control
+    )
+    deviations = rates.deviations("question")
     return {
         "nominal": nominal,
-        **rate(audit.overall),
-        "by_turn": [{"turn": turn, **rate(one)} for turn, one in sorted(audit.by("turn").items())],
+        **rate(rates.overall),
+        "by_turn": [{"turn": turn, **rate(one)} for turn, one in sorted(rates.by("turn").items())],
         "mean_question_deviation": statistics.fmean(deviations) if deviations and nominal else None,
-        "selectivity": audit.selectivity() if nominal else None,
+        "selectivity": rates.selectivity() if nominal else None,
     }
+
+
+def shown_bound(bound: float | None) -> str:
+    """``±1.9%``, rounded up; a dash where there is none."""
+    return "-" if bound is None else f"±{math.ceil(bound * 1000 - 1e-9) / 10:.1f}%"
 
 
 def summarise(folder: RunFolder, lost: int | None = None, errors: Mapping[str, int] | None = None) -> dict[str, Any]:
@@ -92,7 +127,7 @@ def summarise(folder: RunFolder, lost: int | None = None, errors: Mapping[str, i
         "vote": configuration["vote"],
         "answer_accuracy": accuracy([[voted(configuration["vote"], group)] for group in groups]),
         **at_k(groups, configuration["chains"]),
-        "take_over": take_over(verdicts, (configuration["gate"] or {}).get("alpha")),
+        "take_over": take_over(verdicts, (configuration["gate"] or {}).get("alpha"), promising(folder)),
         "tokens": {**tokens(usage), "prompt": usage.prompt, "cached_share": usage.cached_share},
         "perplexity": perplexity(folder.events),
         "flops": flops(usage, folder.run["environment"].get("parameters", {})),

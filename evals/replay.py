@@ -1,7 +1,7 @@
 """Replay: gates run over recorded chains, in seconds and without a model.
 
 A record says what every chunk's score was. A gate is shown these scores in some order of arrival, and what it decides
-is audited. A chunk that was drawn again in its turn is a chunk for each draw, and a gate decides on all of them. What a
+is counted. A chunk that was drawn again in its turn is a chunk for each draw, and a gate decides on all of them. What a
 replay cannot know is in `UNKNOWN`.
 """
 
@@ -18,20 +18,21 @@ from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, FiniteFloat, NonNegativeInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, ValidationError
 
 from a1_sgl.conformal import (
     BUDGETS,
     GATES,
     RECOMMENDED,
-    Audit,
+    Control,
     Decided,
     Gate,
     GuardedGate,
     Place,
+    Rates,
     ScoreBank,
     make,
     worst,
@@ -41,8 +42,7 @@ from a1_sgl.errors import ConfigError
 UNKNOWN = (
     "A replay cannot know how a chain would have gone on after a decision other than the recorded one; it keeps the "
     "recorded chunks, all draws of a turn included. So it tells rates, deviations and selectivity on this record, and "
-    "nothing of accuracy, tokens or time. The order of arrival is simulated, not recorded. Intervals count chunks as "
-    "independent, which chunks of one chain are not."
+    "nothing of accuracy, tokens or time. The order of arrival is simulated, not recorded."
 )
 AUTHORS = "authors"
 SYNCHRONOUS = "synchronous"
@@ -119,6 +119,10 @@ def read(paths: Sequence[Path]) -> Trace:
     return Trace(tuple(chain for chain in chains if chain.chunks), unscored)
 
 
+TURNS = 1_000_000
+"""A record that names a turn beyond is broken; rates by turn have a place for each up to the last."""
+
+
 class _Row(BaseModel):
     model_config = ConfigDict(strict=True)
 
@@ -137,7 +141,7 @@ class _Chain(_Row):
 class _Verdict(_Row):
     question: str
     sample: NonNegativeInt
-    turn: NonNegativeInt
+    turn: Annotated[int, Field(ge=0, lt=TURNS)]
     attempt: NonNegativeInt = 0
     score: FiniteFloat
     task: str = ""
@@ -251,7 +255,7 @@ class Replay:
     calibration: tuple[float, ...] | None = None
     minimum: int = 75
 
-    def run(self, name: str, alpha: float, seed: int) -> Audit:
+    def run(self, name: str, alpha: float, seed: int) -> Rates:
         """One pass over the record with gate or rule `name`.
 
         Raises:
@@ -260,7 +264,7 @@ class Replay:
         if name == SYNCHRONOUS:
             return self._synchronous(alpha)
         try:
-            decide, skip = self._decider(name, alpha, seed)
+            decide, skip, control = self._decider(name, alpha, seed)
         except ValueError as error:
             raise ConfigError(str(error)) from error
         decisions = []
@@ -270,13 +274,13 @@ class Replay:
                 continue
             place = _place(chain, chunk)
             decisions.append(Decided(place, chunk.score, decide(chunk, place, index + 1 == len(chain.chunks))))
-        return Audit.of(alpha, decisions)
+        return Rates.of(alpha, decisions, control)
 
     def _decider(
         self, name: str, alpha: float, seed: int
-    ) -> tuple[Callable[[Chunk, Place, bool], bool], Callable[[RecordedChain, int], bool]]:
+    ) -> tuple[Callable[[Chunk, Place, bool], bool], Callable[[RecordedChain, int], bool], Control | None]:
         if name == AUTHORS:
-            return self._authors(alpha), lambda chain, index: False
+            return self._authors(alpha), lambda chain, index: False, None
         if name == SPLIT:
             if self.calibration is None:
                 raise ConfigError(f"gate {SPLIT} needs its scores: --calibration FILE.npy")
@@ -303,7 +307,7 @@ class Replay:
                 gate.finish(place.question, place.sample)
             return taken
 
-        return decide, skip
+        return decide, skip, gate.control
 
     def _authors(self, alpha: float) -> Callable[[Chunk, Place, bool], bool]:
         """Every draw is ranked in the array, which holds one score a chain: of its first chunk's first draw."""
@@ -316,10 +320,10 @@ class Replay:
         array, n = fixed, len(fixed)
         return lambda chunk, place, last: bisect_right(array, chunk.score) / n >= 1 - alpha
 
-    def _synchronous(self, alpha: float) -> Audit:
+    def _synchronous(self, alpha: float) -> Rates:
         """A chain counts once in a turn, by its first draw.
 
-        Later draws are left out of the audit: the budget is one of chains, and the rule does not say how a chain that
+        Later draws are left out: the budget is one of chains, and the rule does not say how a chain that
         was handed over goes on.
         """
         budget = round(alpha * self.trace.chains_per_question)
@@ -331,34 +335,34 @@ class Replay:
         for cell in cells.values():
             for (chain, chunk), taken in zip(cell, worst([chunk.score for _, chunk in cell], budget), strict=True):
                 decisions.append(Decided(_place(chain, chunk), chunk.score, taken))
-        return Audit.of(alpha, decisions)
+        return Rates.of(alpha, decisions)
 
-    def measure(self, audit: Audit) -> dict[str, Any]:
+    def measure(self, rates: Rates) -> dict[str, Any]:
         """What one pass came to; rates and deviations as shares of 1."""
-        turns = audit.deviations("turn", self.minimum)
-        questions = audit.deviations("question")
-        by_turn = audit.by("turn")
+        off = rates.deviations("turn", self.minimum)
+        questions = rates.deviations("question")
+        by_turn = rates.by("turn")
+        turns = range(max((int(str(turn)) for turn in by_turn), default=-1) + 1)
         return {
-            "overall": audit.overall.realised,
-            "per_turn": [
-                by_turn[turn].realised if turn in by_turn else None
-                for turn in range(max((int(str(turn)) for turn in by_turn), default=-1) + 1)
-            ],
-            "mean_turn_deviation": statistics.fmean(turns) if turns else None,
-            "max_turn_deviation": max(turns, default=None),
+            "overall": rates.overall.realised,
+            "bound": rates.overall.bound,
+            "per_turn": [by_turn[turn].realised if turn in by_turn else None for turn in turns],
+            "per_turn_bound": [by_turn[turn].bound if turn in by_turn else None for turn in turns],
+            "mean_turn_deviation": statistics.fmean(off) if off else None,
+            "max_turn_deviation": max(off, default=None),
             "mean_question_deviation": statistics.fmean(questions),
             "max_question_deviation": max(questions),
-            "selectivity": audit.selectivity(),
-            "recall": audit.recall(),
+            "selectivity": rates.selectivity(),
+            "recall": rates.recall(),
         }
 
-    def average(self, name: str, alpha: float, seeds: int) -> tuple[dict[str, Any], Audit]:
-        """The mean of `measure` over seeds 0, 1, ..., and the audit of seed 0.
+    def average(self, name: str, alpha: float, seeds: int) -> tuple[dict[str, Any], Rates]:
+        """The mean of `measure` over seeds 0, 1, ..., and the rates of seed 0.
 
         A deviation is that of one pass, averaged; not that of averaged rates, which would hide it.
         """
-        audits = [self.run(name, alpha, seed) for seed in range(seeds)]
-        return _mean([self.measure(audit) for audit in audits]), audits[0]
+        passes = [self.run(name, alpha, seed) for seed in range(seeds)]
+        return _mean([self.measure(rates) for rates in passes]), passes[0]
 
     def martingale(self, seed: int) -> list[float]:
         """Natural logarithm of a drift alarm's wealth after each question that it watched, in random order.

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from a1_sgl.errors import ConfigError
 from a1_sgl.evals import comparison
 from a1_sgl.evals.accounting import question_seconds
-from a1_sgl.evals.metrics import summarise
+from a1_sgl.evals.metrics import shown_bound, summarise
 from a1_sgl.evals.page import COLOURS, save
 from a1_sgl.records import RunFolder
 from a1_sgl.types import Call, ChunkEvent, DropEvent, VerdictEvent, calls_of
@@ -43,8 +43,9 @@ def write(page: Path, runs: Mapping[str, RunFolder], title: str = "Runs") -> lis
     about = (
         f"{', '.join(tasks)}; {first['questions']} questions, {first['chains_per_question']} chains each. [...]: 95% "
         "intervals, clustered "
-        "by question. pass@k and maj@k: means over all subsets of k chains. decode, prefill: tokens. FLOPs: two for "
-        "each parameter and token computed, attention left out."
+        "by question. bound: how far a rate can be from alpha after its decisions, whatever the scores were, where the "
+        "gate promises it. pass@k and maj@k: means over all subsets of k chains. decode, prefill: tokens. "
+        "FLOPs: two for each parameter and token computed, attention left out."
     )
     figures = {
         "accuracy-against-cost": _cost(summaries),
@@ -69,14 +70,16 @@ def write(page: Path, runs: Mapping[str, RunFolder], title: str = "Runs") -> lis
 
 
 def _headline(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    head = ["run", "accuracy", "answer", "alpha", "taken over", "draft decode", "target decode", "target prefill",
-            "FLOPs", "wall-clock", "question median, p95", "perplexity", "energy", "chains"]  # fmt: skip
+    head = [
+        "run", "accuracy", "answer", "alpha", "taken over", "bound", "draft decode", "target decode", "target prefill",
+        "FLOPs", "wall-clock", "question median, p95", "perplexity", "energy", "chains",
+    ]  # fmt: skip
     rows = []
     for name, s in summaries.items():
         tokens, took, over, perplexity = s["tokens"], s["question_s"], s["take_over"], s["perplexity"]
         rows.append([
             name, _interval(s["accuracy"], "mean"), _interval(s["answer_accuracy"], "mean"),
-            _share(over["nominal"]), _interval(over, "realised"),
+            _share(over["nominal"]), _interval(over, "realised"), shown_bound(over["bound"]),
             *(f"{tokens[key]:,}" for key in ("draft_decode", "target_decode", "target_prefill")),
             "-" if s["flops"]["all"] is None else f"{s['flops']['all']:.2e}", f"{s['wall_s']:.1f} s",
             f"{took['median']:.1f} s, {took['p95']:.1f} s" if took else "-",
@@ -99,11 +102,18 @@ def _at_k(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 def _by_turn(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     rows = [
-        [name, turn["turn"], _interval(turn, "realised"), f"{turn['decisions']:,}", _share(s["take_over"]["nominal"])]
+        [
+            name,
+            turn["turn"],
+            _interval(turn, "realised"),
+            shown_bound(turn["bound"]),
+            f"{turn['decisions']:,}",
+            _share(s["take_over"]["nominal"]),
+        ]
         for name, s in summaries.items()
         for turn in s["take_over"]["by_turn"]
     ]
-    head = ["run", "turn", "taken over", "decisions", "alpha"]
+    head = ["run", "turn", "taken over", "bound", "decisions", "alpha"]
     return {"title": "Take-over by turn", "head": head, "rows": rows}
 
 

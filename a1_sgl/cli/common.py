@@ -186,6 +186,8 @@ def percent(interval: dict[str, Any], key: str) -> str:
 
 def print_summaries(runs: dict[str, dict[str, Any]]) -> None:
     """Runs side by side; fits 80 columns with up to three of them."""
+    from a1_sgl.evals.metrics import shown_bound
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("")
     for name in runs:
@@ -203,6 +205,8 @@ def print_summaries(runs: dict[str, dict[str, Any]]) -> None:
         row("answers (own vote)", lambda s: percent(s["answer_accuracy"], "mean"))
     row("take-over rate", lambda s: percent(s["take_over"], "realised"))
     row("  alpha", lambda s: _plain(s["take_over"]["nominal"]))
+    row("  bound", lambda s: shown_bound(s["take_over"]["bound"]))
+    row("  by turn", lambda s: _widest(s["take_over"]["by_turn"]))
     row("  selectivity", lambda s: _plain(s["take_over"]["selectivity"]))
     row("  decisions", lambda s: f"{s['take_over']['decisions']:,}" if s["take_over"]["decisions"] else "-")
     for name in ("draft", "target"):
@@ -215,10 +219,24 @@ def print_summaries(runs: dict[str, dict[str, Any]]) -> None:
     row("chains", lambda s: f"{s['chains_completed']:,}" + (f" ({s['chains_lost']} lost)" if s["chains_lost"] else ""))
     console.print(table)
     console.print(
-        "[...]: 95% intervals. decode, prefill: tokens. selectivity: of the chunks handed\n"
-        "over, the share that hindsight would have. cached share: of prompt tokens.",
+        "[...]: 95% intervals, clustered by question. bound: how far the rate can be from\n"
+        "alpha after so many decisions, whatever the scores. selectivity: of the chunks\n"
+        "handed over, the share that hindsight would have. decode, prefill: tokens.\n"
+        "cached share: of prompt tokens.",
         markup=False,
     )
+
+
+def _widest(turns: Sequence[dict[str, Any]]) -> str:
+    """The widest bound of a turn; where some turns have none, the narrowest."""
+    from a1_sgl.evals.metrics import shown_bound
+
+    bounds = [turn["bound"] for turn in turns]
+    known = [one for one in bounds if one is not None]
+    if not known:
+        return "-"
+    whole = len(known) == len(bounds)
+    return f"at most {shown_bound(max(known))}" if whole else f"at best {shown_bound(min(known))}"
 
 
 def _plain(share: float | None) -> str:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from a1_sgl.evals.replay import Replay
 
 
+SHOWN = "95% intervals, clustered by question (of one: by chain); ±: bound"
+
+
 def replay(
     traces: Annotated[
         list[Path], typer.Argument(metavar="TRACE...", help="Run folders, events.jsonl files, or files of chains.")
@@ -69,11 +72,11 @@ def replay(
     trace = core.read(traces)
     plan = core.Replay(trace, interleave, order, fixed, minimum)
     results: dict[float, dict[str, Any]] = {}
-    audits: dict[str, Any] = {}
+    first: dict[str, Any] = {}
     for one in alphas:
         results[one] = {}
         for name in names:
-            results[one][name], audits[name] = plan.average(name, one, seeds)
+            results[one][name], first[name] = plan.average(name, one, seeds)
     if as_json:
         whole = {f"{one:g}": found for one, found in results.items()} if sweep else results[alpha]
         typer.echo(json.dumps(whole))
@@ -84,11 +87,11 @@ def replay(
         f"{interleave} questions in flight."
         + (f" {trace.unscored} turns without a score are left out." if trace.unscored else "")
     )
-    tables = [_summary(results)]
+    tables = [_swept(results) if sweep else _summary(results[alpha], alpha)]
     if not sweep:
         from a1_sgl.evals.page import Shown
 
-        shown = [Shown(name, audits[name], results[alpha][name]) for name in names]
+        shown = [Shown(name, first[name], results[alpha][name]) for name in names]
         tables += [_by_turn(shown, alpha), _questions(shown, alpha), _martingale(plan)]
     console.print(about, markup=False, highlight=False)
     for table in tables:
@@ -120,54 +123,73 @@ def _percent(share: float | None, digits: int = 1) -> str:
     return "-" if share is None else f"{share:.{digits}%}"
 
 
-def _summary(results: dict[float, dict[str, Any]]) -> dict[str, Any]:
+def _summary(gates: dict[str, Any], alpha: float) -> dict[str, Any]:
+    from a1_sgl.evals.metrics import shown_bound
+
     rows = [
         [
-            name, f"{alpha:g}", _percent(m["overall"]), _percent(m["mean_turn_deviation"]),
+            name, _percent(m["overall"]), shown_bound(m["bound"]), _percent(m["mean_turn_deviation"]),
             _percent(m["max_turn_deviation"]), _percent(m["mean_question_deviation"]), _percent(m["selectivity"]),
+        ]
+        for name, m in gates.items()
+    ]  # fmt: skip
+    head = ["gate", "rate", "bound", "by turn", "worst turn", "by question", "selectivity"]
+    return {"title": f"Rate at alpha {alpha:g}, its bound, and mean deviations from alpha", "head": head, "rows": rows}
+
+
+def _swept(results: dict[float, dict[str, Any]]) -> dict[str, Any]:
+    from a1_sgl.evals.metrics import shown_bound
+
+    rows = [
+        [
+            name, f"{alpha:g}", _percent(m["overall"]), shown_bound(m["bound"]), _percent(m["mean_turn_deviation"]),
+            _percent(m["mean_question_deviation"]), _percent(m["selectivity"]),
         ]
         for alpha, gates in results.items() for name, m in gates.items()
     ]  # fmt: skip
-    head = ["gate", "alpha", "rate", "by turn", "worst turn", "by question", "selectivity"]
-    return {"title": "Rate, and mean deviation from alpha", "head": head, "rows": rows}
+    head = ["gate", "alpha", "rate", "bound", "by turn", "by question", "selectivity"]
+    return {"title": "Rate, its bound, and mean deviations from alpha", "head": head, "rows": rows}
 
 
 def _by_turn(shown: list[Shown], alpha: float) -> dict[str, Any]:
-    turns = sorted({turn for one in shown for turn in one.audit.by("turn")}, key=lambda turn: int(str(turn)))
+    turns = sorted({turn for one in shown for turn in one.rates.by("turn")}, key=lambda turn: int(str(turn)))
     rows = []
     for turn in turns:
-        rates = [one.audit.by("turn").get(turn) for one in shown]
+        rates = [one.rates.by("turn").get(turn) for one in shown]
         rows.append([str(turn), str(max(rate.n for rate in rates if rate)), *map(_interval, rates)])
     head = ["turn", "chunks", *(one.name for one in shown)]
-    return {"title": f"Rate by turn at alpha {alpha:g}, seed 0, exact 95% intervals", "head": head, "rows": rows}
+    return {"title": f"Rate by turn at alpha {alpha:g}, seed 0; {SHOWN}", "head": head, "rows": rows}
 
 
 def _questions(shown: list[Shown], alpha: float) -> dict[str, Any]:
     """Some questions of each gate's own order, from the lowest rate to the highest."""
-    ranked = [sorted(one.audit.by("question").values(), key=lambda r: r.hits / r.n) for one in shown]
+    ranked = [sorted(one.rates.by("question").values(), key=lambda r: r.hits / r.n) for one in shown]
     rows = [
         [name, *(_interval(rates[round(share * (len(rates) - 1))]) for rates in ranked)]
         for name, share in (("lowest", 0.0), ("10%", 0.1), ("median", 0.5), ("90%", 0.9), ("highest", 1.0))
     ]
-    title = f"Rate by question at alpha {alpha:g}, each gate's own order, seed 0"
+    title = f"Rate by question at alpha {alpha:g}, each gate's own order, seed 0; {SHOWN}"
     return {"title": title, "head": ["question", *(one.name for one in shown)], "rows": rows}
 
 
 def _by_question(shown: list[Shown], alpha: float) -> dict[str, Any]:
-    rates = [one.audit.by("question") for one in shown]
+    rates = [one.rates.by("question") for one in shown]
     rows = [
         [str(question), str(rates[0][question].n), *(_interval(rate.get(question)) for rate in rates)]
         for question in sorted(rates[0], key=lambda q: (len(str(q)), str(q)))
     ]
     head = ["question", "chunks", *(one.name for one in shown)]
-    return {"title": f"Rate by question at alpha {alpha:g}, seed 0, exact 95% intervals", "head": head, "rows": rows}
+    return {"title": f"Rate by question at alpha {alpha:g}, seed 0; {SHOWN}", "head": head, "rows": rows}
 
 
 def _interval(rate: Any) -> str:
+    from a1_sgl.evals.metrics import shown_bound
+
     if rate is None:
         return "-"
     low, high = rate.interval()
-    return f"{100 * rate.realised:.1f}% [{100 * low:.1f}, {100 * high:.1f}]"
+    bound = "" if rate.bound is None else f" {shown_bound(rate.bound)}"
+    return f"{100 * rate.realised:.1f}% [{100 * low:.1f}, {100 * high:.1f}]{bound}"
 
 
 def _martingales(plan: Replay) -> dict[str, list[float]]:

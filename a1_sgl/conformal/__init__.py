@@ -5,11 +5,10 @@ control, which sets the level that its p-value is compared with.
 """
 
 from a1_sgl.conformal.alarm import Alarm, GuardedGate
-from a1_sgl.conformal.audit import Audit, Decided, Rate, exact_interval
 from a1_sgl.conformal.bank import Bank, Counts, MondrianBank, ScoreBank, ShrunkBank
 from a1_sgl.conformal.budget import OpenBudget, TurnBudget, worst
 from a1_sgl.conformal.card import Card
-from a1_sgl.conformal.control import Control, Fixed, Offsets
+from a1_sgl.conformal.control import Bound, Control, Fixed, Offsets
 from a1_sgl.conformal.gate import Decider, Decision, Gate
 from a1_sgl.conformal.gates import (
     BUDGETS,
@@ -32,6 +31,7 @@ from a1_sgl.conformal.gates import (
 from a1_sgl.conformal.martingale import MARTINGALES, Martingale, SimpleJumper, SleeperStayer
 from a1_sgl.conformal.place import Place
 from a1_sgl.conformal.pvalues import Rank, conservative, scores_needed, smoothed
+from a1_sgl.conformal.rates import Decided, Rate, Rates, exact_interval
 from a1_sgl.conformal.risk import Certificate, Tested, binomial_p_value, certify, questions_needed, regressions
 from a1_sgl.conformal.scores import SCORES, Evidence, Score, find_score, score
 
@@ -43,8 +43,8 @@ __all__ = [
     "RECOMMENDED",
     "SCORES",
     "Alarm",
-    "Audit",
     "Bank",
+    "Bound",
     "Card",
     "Certificate",
     "Control",
@@ -63,6 +63,7 @@ __all__ = [
     "Place",
     "Rank",
     "Rate",
+    "Rates",
     "Score",
     "ScoreBank",
     "ShrunkBank",

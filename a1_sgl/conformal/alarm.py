@@ -194,40 +194,50 @@ class GuardedGate:
     def state(self) -> Any:
         """As `Gate.state`."""
         with self._lock:
-            return {
-                "gate": self.gate.state(),
-                "bets": {name: [bet.bank.state(), bet.martingale.state()] for name, bet in self._bets.items()},
-                "usual": self._usual and [list(turn) for turn in self._usual.turns],
-                "first": [_said(chains) for chains in self._first],
-                "card": None if self._card is None else [[to_json(q), _said(c)] for q, c in self._card.items()],
-                "order": [[to_json(o.question), o.holds, _said(o.chains), _told(o.decided)] for o in self._order],
-                "recent": [_told(one) for one in self._recent],
-                "watched": self.watched,
-                "handing_over": self.handing_over,
-                "alarms": [[to_json(a.question), a.statistic, a.wealth, a.watched] for a in self.alarms],
-            }
+            return {"gate": self.gate.state(), **self._state()}
 
     def restore(self, state: Any) -> None:
         """As `Gate.restore`."""
         with self._lock:
-            self.gate.restore(state["gate"])
-            for name, bet in self._bets.items():
-                scores, wealth = state["bets"][name]
-                bet.bank.restore(scores)
-                bet.martingale.restore(wealth)
-            self._usual = state["usual"] and Usual(tuple((m, d, l) for m, d, l in state["usual"]))  # noqa: E741
-            self._first = [_heard(chains) for chains in state["first"]]
-            self._card = None if state["card"] is None else {from_json(q): _heard(c) for q, c in state["card"]}
-            self._order = deque(
-                _Open(from_json(question), holds, _heard(chains), _read(decided))
-                for question, holds, chains, decided in state["order"]
-            )
-            self._open = {one.question: one for one in self._order if one.holds}
-            self._recent = deque((_read(one) for one in state["recent"]), maxlen=LEARN)
-            self.watched, self.handing_over = state["watched"], state["handing_over"]
-            self.alarms = [Alarm(from_json(q), name, wealth, n) for q, name, wealth, n in state["alarms"]]
+            before = self._state()
+            try:
+                self._restore(state)
+                self.gate.restore(state["gate"])
+            except Exception:
+                self._restore(before)
+                raise
 
     # --- inside, under the lock -------------------------------------------------------------------------------
+
+    def _state(self) -> Any:
+        return {
+            "bets": {name: [bet.bank.state(), bet.martingale.state()] for name, bet in self._bets.items()},
+            "usual": self._usual and [list(turn) for turn in self._usual.turns],
+            "first": [_said(chains) for chains in self._first],
+            "card": None if self._card is None else [[to_json(q), _said(c)] for q, c in self._card.items()],
+            "order": [[to_json(one.question), one.holds, _said(one.chains), _told(one.decided)] for one in self._order],
+            "recent": [_told(one) for one in self._recent],
+            "watched": self.watched,
+            "handing_over": self.handing_over,
+            "alarms": [[to_json(a.question), a.statistic, a.wealth, a.watched] for a in self.alarms],
+        }
+
+    def _restore(self, state: Any) -> None:
+        for name, bet in self._bets.items():
+            values, wealth = state["bets"][name]
+            bet.bank.restore(values)
+            bet.martingale.restore(wealth)
+        self._usual = state["usual"] and Usual(tuple((mean, sd, limit) for mean, sd, limit in state["usual"]))
+        self._first = [_heard(chains) for chains in state["first"]]
+        self._card = None if state["card"] is None else {from_json(q): _heard(c) for q, c in state["card"]}
+        self._order = deque(
+            _Open(from_json(question), holds, _heard(chains), _read(decided))
+            for question, holds, chains, decided in state["order"]
+        )
+        self._open = {one.question: one for one in self._order if one.holds}
+        self._recent = deque((_read(one) for one in state["recent"]), maxlen=LEARN)
+        self.watched, self.handing_over = state["watched"], state["handing_over"]
+        self.alarms = [Alarm(from_json(q), name, wealth, n) for q, name, wealth, n in state["alarms"]]
 
     def _watches(self, sample: int) -> bool:
         return self.chains is None or sample < self.chains

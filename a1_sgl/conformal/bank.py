@@ -164,6 +164,7 @@ class _Categories:
     def add(self, score: float, place: Place) -> None:
         """As in `Bank`."""
         with self._lock:
+            self._bank(place)  # a category that cannot be is refused while nothing is changed
             self.parent.add(score, place)
             self._insert(score, place)
 
@@ -189,8 +190,9 @@ class _Categories:
     def restore(self, state: Any) -> None:
         """As in `Bank`."""
         with self._lock:
+            banks = {from_json(c): ScoreBank(scores, window=self.window) for c, scores in state["categories"]}
             self.parent.restore(state["parent"])
-            self._hold({from_json(c): ScoreBank(scores, window=self.window) for c, scores in state["categories"]})
+            self._hold(banks)
 
     def _bank(self, place: Place) -> ScoreBank | None:
         return self._banks.get(self._key(place))
@@ -245,9 +247,9 @@ class MondrianBank(_Categories):
                 if add:
                     self._insert(score, place)
             else:
-                ranked = bank.rank(score, add=add)
-                if add:
+                if add:  # the parent first: it may refuse the place
                     self.parent.add(score, place)
+                ranked = bank.rank(score, add=add)
             return ranked
 
 
@@ -273,8 +275,8 @@ class ShrunkBank(_Categories):
     def rank(self, score: float, place: Place, *, add: bool = False) -> Rank:
         """As in `Bank`; `Rank.n` is that of the category."""
         with self._lock:
-            low, high, _ = self.parent.rank(score, place, add=add)
             bank = self._bank(place)
+            low, high, _ = self.parent.rank(score, place, add=add)
             if bank is None:
                 if add:
                     self._insert(score, place)
@@ -285,7 +287,16 @@ class ShrunkBank(_Categories):
 
 
 def finite(score: float) -> float:
-    """The score, or ValueError if it is not finite."""
-    if not math.isfinite(score):
-        raise ValueError(f"a score must be a finite number, not {score}; a missing score is an error, not a rank")
+    """The score, or ValueError if it is not finite, or an integer that no float can hold."""
+    if not is_finite(score):
+        shown = f"an integer of {score.bit_length()} bits" if isinstance(score, int) else score
+        raise ValueError(f"a score must be a finite number, not {shown}; a missing score is an error, not a rank")
     return score
+
+
+def is_finite(score: float) -> bool:
+    """Whether a float can hold it; JSON has integers that none can."""
+    try:
+        return math.isfinite(score)
+    except OverflowError:
+        return False

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from typing import Any
 
+from a1_sgl.conformal.control import Bound
 from a1_sgl.conformal.place import Place, from_json, to_json
 
 
@@ -64,6 +66,21 @@ class TurnBudget:
             from_json(question): {turn: dict(decided) for turn, decided in turns} for question, turns in state
         }
 
+    def bound(self, places: Sequence[Place]) -> list[Bound]:
+        """By question and turn, for k chains: from what is left to the chains that did not come, to the budget.
+
+        Both are exactly the budget where all chains came. Nothing is promised where one drew again: draws are not
+        counted.
+        """
+        alpha, excess = self.budget / self.chains, dict[Hashable, float]()
+        categories = [(place.question, place.turn) for place in places]
+        came = Counter(cell for cell, _ in {((place.question, place.turn), place.sample) for place in places})
+        for cell, n in Counter(categories).items():
+            k = came[cell]
+            least, most = max(0, self.budget - max(0, self.chains - k)), min(k, self.budget)
+            excess[cell] = max(most - alpha * k, alpha * k - least) if k == n else n * max(alpha, 1 - alpha)
+        return [Bound(categories, excess)]
+
 
 class OpenBudget:
     """At most `budget` of a question's `chains` chains are with the target at the same time.
@@ -85,11 +102,12 @@ class OpenBudget:
 
     def level(self, place: Place) -> float:
         """As in `Control`."""
-        self.finish(place.question, place.sample)
-        return self.budget / self.chains if self.busy(place.question) < self.budget else -1.0
+        others = self._busy.get(place.question, set()) - {place.sample}
+        return self.budget / self.chains if len(others) < self.budget else -1.0
 
     def update(self, place: Place, took_over: bool) -> None:
         """As in `Control`."""
+        self.finish(place.question, place.sample)  # the chain has come back
         if took_over:
             self._busy.setdefault(place.question, set()).add(place.sample)
 
@@ -111,6 +129,10 @@ class OpenBudget:
     def restore(self, state: Any) -> None:
         """As in `Control`."""
         self._busy = {from_json(question): set(samples) for question, samples in state}
+
+    def bound(self, places: Sequence[Place]) -> list[Bound]:
+        """None: it bounds how many chains are with the target at once, and not how often they are."""
+        return []
 
 
 def worst(scores: Sequence[float], budget: int) -> list[bool]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from a1_sgl.compare import differences
+from a1_sgl.conformal.bank import is_finite
 from a1_sgl.conformal.gate import Decider
 from a1_sgl.conformal.pvalues import scores_needed
 from a1_sgl.errors import ConfigError
@@ -50,7 +50,7 @@ class Card:
     def __post_init__(self) -> None:
         if not self.scores:
             raise ConfigError("a calibration card needs at least one score")
-        if not all(isinstance(s, int | float) and math.isfinite(s) for s in self.scores):
+        if not all(isinstance(s, int | float) and is_finite(s) for s in self.scores):
             raise ConfigError("a calibration card holds a score that is not a finite number")
         if len(self.places) != len(self.scores):
             raise ConfigError(f"a calibration card holds {len(self.scores)} scores and {len(self.places)} places")

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from typing import Any, Protocol
+import math
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from a1_sgl.conformal.place import Category, Passing, Place, from_json, key, to_json
+
+
+class Bound(NamedTuple):
+    """What a control promises of the decisions it has made, whatever the scores were.
+
+    Attributes:
+        categories: of each decision.
+        excess: by category, the most that its take-overs can differ from alpha times its decisions.
+    """
+
+    categories: Sequence[Hashable]
+    excess: Mapping[Hashable, float]
 
 
 class Control(Protocol):
@@ -36,7 +50,11 @@ class Control(Protocol):
         ...
 
     def restore(self, state: Any) -> None:
-        """Replaces what it remembers."""
+        """Replaces what it remembers; a state that it cannot take leaves it as it was."""
+        ...
+
+    def bound(self, places: Sequence[Place]) -> list[Bound]:
+        """Each bound that it promises where `places` are of all decisions it ever made; in any order."""
         ...
 
 
@@ -65,6 +83,10 @@ class Fixed:
 
     def restore(self, state: Any) -> None:
         """As in `Control`."""
+
+    def bound(self, places: Sequence[Place]) -> list[Bound]:
+        """None: scores that only ever rise are all taken over, or none that fall."""
+        return []
 
 
 class Offsets:
@@ -120,14 +142,16 @@ class Offsets:
             raise ValueError(f"caps must be positive and name families among {list(steps)}, not {dict(caps)}")
         self.decay = decay
         # The categories of the place last asked about: a decision asks for its level and updates, with one look-up.
-        self._asked: tuple[Place | None, list[_Category]] = (None, [])
+        self._asked: tuple[Place | None, list[Hashable], list[_Category]] = (None, [], [])
         self._families = [_Family(family, step, caps.get(family)) for family, step in steps.items()]
 
     def level(self, place: Place) -> float:
         """As in `Control`."""
         level, forced = self.alpha, None
-        self._asked = place, [family.at(place) for family in self._families]
-        for family, mine in zip(self._families, self._asked[1], strict=True):
+        keys = [family.key(place) for family in self._families]
+        found = [family.of.get(at) or _Category() for family, at in zip(self._families, keys, strict=True)]
+        self._asked = place, keys, found
+        for family, mine in zip(self._families, self._asked[2], strict=True):
             if forced is None and family.cap is not None and abs(mine.excess) >= family.cap:
                 forced = -1.0 if mine.excess > 0 else 2.0
             level += mine.offset
@@ -138,7 +162,9 @@ class Offsets:
         error = took_over - self.alpha
         if self._asked[0] is not place:
             self.level(place)
-        for family, mine in zip(self._families, self._asked[1], strict=True):
+        for family, at, mine in zip(self._families, *self._asked[1:], strict=True):
+            if not mine.n:
+                family.begin(at, mine)  # with its first decision, and not because it was asked about
             mine.n += 1
             mine.excess += error
             mine.offset -= error * (family.step * mine.n**-self.decay if self.decay else family.step)
@@ -148,7 +174,7 @@ class Offsets:
 
     def forget(self, question: Hashable) -> None:
         """As in `Control`: categories by question go; what is promised of them holds for what was decided."""
-        self._asked = (None, [])
+        self._asked = (None, [], [])
         for family in self._families:
             family.forget(question)
 
@@ -161,9 +187,34 @@ class Offsets:
 
     def restore(self, state: Any) -> None:
         """As in `Control`."""
-        self._asked = (None, [])
-        for family, categories in zip(self._families, state, strict=True):
-            family.restore({from_json(category): _Category(*values) for category, *values in categories})
+        restored = [
+            {from_json(category): _Category(*values) for category, *values in categories}
+            for _, categories in zip(self._families, state, strict=True)
+        ]
+        self._asked = (None, [], [])
+        for family, of in zip(self._families, restored, strict=True):
+            family.restore(of)
+
+    def bound(self, places: Sequence[Place]) -> list[Bound]:
+        """Those of the class, each where it holds: of the first capped family, of one alone, or of several uncapped."""
+        most, n = max(self.alpha, 1 - self.alpha), len(places)
+        capped = next((family for family in self._families if family.cap is not None), None)
+        steps = sum(family.step for family in self._families)
+        found = []
+        for family in self._families if capped is None else [capped]:
+            categories = [family.key(place) for place in places]
+            if family.cap is not None:
+                excess = {category: family.cap + most for category in categories}
+            elif len(self._families) == 1 and self.decay:
+                excess = {c: (1 + family.step) / family.step * k**self.decay for c, k in Counter(categories).items()}
+            elif len(self._families) == 1:
+                excess = {category: (most + family.step) / family.step for category in categories}
+            elif not self.decay:
+                excess = {category: most * math.sqrt(n * (2 + steps) / family.step) for category in categories}
+            else:
+                continue
+            found.append(Bound(categories, excess))
+        return found
 
 
 class _Category:
@@ -183,14 +234,9 @@ class _Family:
         self.step, self.cap, self.of = step, cap, dict[Hashable, _Category]()
         self._passing = Passing(category)
 
-    def at(self, place: Place) -> _Category:
-        """The one that a chunk is in."""
-        name = self.key(place)
-        found = self.of.get(name)
-        if found is None:
-            found = self.of[name] = _Category()
-            self._passing.note(name)
-        return found
+    def begin(self, name: Hashable, first: _Category) -> None:
+        self.of[name] = first
+        self._passing.note(name)
 
     def forget(self, question: Hashable) -> None:
         for name in self._passing.forget(question):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from a1_sgl.conformal.bank import KEPT, Bank, ScoreBank, finite
 from a1_sgl.conformal.control import Control, Fixed, check_alpha
-from a1_sgl.conformal.place import Place, from_json, to_json
+from a1_sgl.conformal.place import Place, from_json, hashable, to_json
 from a1_sgl.conformal.pvalues import scores_needed
 
 P_VALUES = ("smoothed", "conservative")
@@ -138,14 +138,15 @@ class Gate:
         A chunk that is drawn again in its turn is a chunk of its own, named by its `attempt`: 0 for the first draw.
 
         Raises:
-            ValueError: for a score that is not finite; nothing is changed.
+            ValueError: for a score that is not finite, or a name that is not hashable; nothing is changed.
         """
-        place = Place(question, sample, turn, task, attempt)
+        place = hashable(Place(question, sample, turn, task, attempt))
         u = self.draw(place)
         with self._lock:
+            level = self.control.level(place)  # changes nothing, so the bank may still refuse
             low, high, n = self.bank.rank(score, place, add=self.online)
             p = low + u * (high - low) if self.p_value == "smoothed" else high
-            decision = Decision(score, p, self.control.level(place), n)
+            decision = Decision(score, p, level, n)
             self.control.update(place, decision.take_over)
         return decision
 
@@ -156,22 +157,22 @@ class Gate:
         """Takes note of a chunk that was decided in an earlier session, which this one resumes.
 
         Raises:
-            ValueError: for a score that is not finite; nothing is changed.
+            ValueError: for a score that is not finite, or a name that is not hashable; nothing is changed.
         """
-        place = Place(question, sample, turn, task, attempt)
+        place = hashable(Place(question, sample, turn, task, attempt))
         finite(score)
         with self._lock:
+            self.control.level(place)  # changes nothing, so the bank may still refuse
             if self.online:
                 self.bank.add(score, place)
-            self.control.level(place)  # some controls note that a chain has come back
             self.control.update(place, take_over)
 
     def calibrate(
         self, score: float, *, question: Hashable, sample: int = 0, turn: int = 0, task: Hashable = "", attempt: int = 0
     ) -> None:  # fmt: skip
-        """Puts in a calibration score, about which there is nothing to decide."""
+        """Puts in a calibration score, about which there is nothing to decide. Errors as of a decision."""
         with self._lock:
-            self.bank.add(score, Place(question, sample, turn, task, attempt))
+            self.bank.add(score, hashable(Place(question, sample, turn, task, attempt)))
 
     def finish(self, question: Hashable, sample: int) -> None:
         """Takes note that a chain has ended, however it did."""
@@ -216,20 +217,33 @@ class Gate:
     def state(self) -> Any:
         """What the gate remembers, as JSON."""
         with self._lock:
-            held = [[to_json(question), holds] for question, holds in self._open.items()]
-            return {"bank": self.bank.state(), "control": self.control.state(), "open": held}
+            return self._state()
 
     def restore(self, state: Any) -> None:
         """Goes on from the `state` of a gate made alike; later decisions are as that gate's would have been.
+
+        A state that it cannot take leaves it as it was.
 
         Raises:
             ValueError: its bank is too small for the conservative p-value to reach alpha.
         """
         with self._lock:
-            self.bank.restore(state["bank"])
-            self.control.restore(state["control"])
-            self._open = {from_json(question): holds for question, holds in state["open"]}
-        self._check(len(self.bank))
+            before = self._state()
+            try:
+                self._restore(state)
+                self._check(len(self.bank))
+            except Exception:
+                self._restore(before)
+                raise
+
+    def _state(self) -> Any:
+        held = [[to_json(question), holds] for question, holds in self._open.items()]
+        return {"bank": self.bank.state(), "control": self.control.state(), "open": held}
+
+    def _restore(self, state: Any) -> None:
+        self._open = {from_json(question): holds for question, holds in state["open"]}
+        self.bank.restore(state["bank"])
+        self.control.restore(state["control"])
 
     def _check(self, n: int) -> None:
         """A bank too small for the conservative p-value to reach alpha would accept everything in silence."""
@@ -252,14 +266,15 @@ class Coin(Gate):
         """Decides at random, reproducibly for each chunk.
 
         Raises:
-            ValueError: for a score that is not finite.
+            ValueError: for a score that is not finite, or a name that is not hashable.
         """
         finite(score)
-        return Decision(score, self.draw(Place(question, sample, turn, task, attempt)), self.alpha, 0)
+        return Decision(score, self.draw(hashable(Place(question, sample, turn, task, attempt))), self.alpha, 0)
 
     def observe(
         self, score: float, take_over: bool, *, question: Hashable, sample: int, turn: int, task: Hashable = "",
         attempt: int = 0,
     ) -> None:  # fmt: skip
-        """Nothing is remembered; a score that is not finite is refused all the same."""
+        """Nothing is remembered; what cannot have been decided is refused all the same."""
         finite(score)
+        hashable(Place(question, sample, turn, task, attempt))

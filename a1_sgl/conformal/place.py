@@ -20,6 +20,17 @@ class Place(NamedTuple):
     attempt: int = 0
 
 
+def hashable(place: Place) -> Place:
+    """The place, or ValueError if it cannot name a chunk."""
+    try:
+        hash(place)
+    except TypeError:
+        raise ValueError(
+            f"question, chain, turn and task of a chunk must be hashable, such as text or numbers, not {tuple(place)}"
+        ) from None
+    return place
+
+
 Key = Callable[[Place], Hashable]
 Category = str | tuple[str, ...] | Key
 

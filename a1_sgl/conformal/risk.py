@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binom
 
-from a1_sgl.conformal.audit import exact_interval
+from a1_sgl.conformal.rates import exact_interval
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from a1_sgl.conformal.bank import is_finite
+
 WINDOW = 16
 TAIL = 16
 
@@ -40,7 +42,7 @@ class Evidence:
             raise ValueError("a chunk to score needs at least one token")
         # Here and not in each score: a maximum passes over a NaN in silence.
         for loss in (*self.target, *(self.draft or ())):
-            if not math.isfinite(loss):
+            if not is_finite(loss):
                 raise ValueError(f"a token's loss must be a finite number, not {loss}")
 
 
@@ -69,7 +71,7 @@ class Score:
         if self.needs_draft and evidence.draft is None:
             raise ValueError(f"score {self.name} needs the draft's losses")
         value = self.of(evidence)
-        if not math.isfinite(value):
+        if not is_finite(value):
             raise ValueError(f"score {self.name} is {value} on a chunk of {len(evidence.target)} tokens")
         return value
 

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from a1_sgl.conformal import Audit, Decided
+from a1_sgl.conformal import Decided, Rates
 from a1_sgl.evals.runner import Eval, calibrate, evaluate
 from a1_sgl.evals.tasks import find_task
 from a1_sgl.launch.pocket import pocket_specs
@@ -48,17 +48,17 @@ def main(
         )
         for name in GATES:
             folder, summary = evaluate(replace(plan, gate_kind=name, card=card), pair, out / name)
-            audit = Audit.of(
+            rates = Rates.of(
                 alpha, [Decided(e.place, e.score, e.take_over) for e in folder.events if isinstance(e, VerdictEvent)]
             )
             accuracy = summary["accuracy"]
             table.add_row(
                 name,
                 f"{100 * accuracy['mean']:.1f}% [{100 * accuracy['low']:.1f}, {100 * accuracy['high']:.1f}]",
-                f"{audit.overall.hits / audit.overall.n:.1%}",
-                f"{statistics.fmean(audit.deviations('turn', 75)):.1%}",
-                f"{statistics.fmean(audit.deviations('question')):.1%}",
-                f"{audit.selectivity():.1%}",
+                f"{rates.overall.hits / rates.overall.n:.1%}",
+                f"{statistics.fmean(rates.deviations('turn', 75)):.1%}",
+                f"{statistics.fmean(rates.deviations('question')):.1%}",
+                f"{rates.selectivity():.1%}",
             )
     Console().print(table)
 

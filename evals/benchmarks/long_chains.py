@@ -19,7 +19,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from a1_sgl.conformal import Audit, Decided, Place, make
+from a1_sgl.conformal import Decided, Place, Rates, make
 from a1_sgl.evals.benchmarks.streams import Stream
 
 GATES = ("marginal", "mondrian-turn", "mondrian-question", "balanced")
@@ -34,13 +34,13 @@ def main(
     seed: Annotated[int, typer.Option(help="Of the stream and the gates.")] = 0,
     pocket: Annotated[Path | None, typer.Option(help="Serve the pocket pair, with logs in this folder.")] = None,
 ) -> None:
-    """Realised rates with exact 95% intervals, by blocks of turns and by question."""
+    """Realised rates with 95% intervals, by blocks of turns and by question."""
     if pocket is None:
         stream = list(Stream(questions, chains, turns).draw(seed))
-        audits = {}
+        rates = {}
         for name in GATES:
             gate = make(name, alpha, seed=seed)
-            audits[name] = Audit.of(
+            rates[name] = Rates.of(
                 alpha,
                 [
                     Decided(Place(q, s, t), score, gate(score, question=q, sample=s, turn=t).take_over)
@@ -48,19 +48,19 @@ def main(
                 ],
             )
     else:
-        audits = _pocket(pocket, alpha, turns, questions, chains, seed)
-    show(audits, turns)
+        rates = _pocket(pocket, alpha, turns, questions, chains, seed)
+    show(rates, turns)
 
 
-def show(audits: dict[str, Audit], turns: int) -> None:
+def show(rates: dict[str, Rates], turns: int) -> None:
     """The tables."""
     block = max(1, turns // 8)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("rate, % [95%]")
-    for name in audits:
+    for name in rates:
         table.add_column(name, justify="right")
-    table.add_row("all chunks", *(_cell(audit.overall) for audit in audits.values()))
-    blocks = {name: audit.by(lambda place: place.turn // block) for name, audit in audits.items()}
+    table.add_row("all chunks", *(_cell(one.overall) for one in rates.values()))
+    blocks = {name: one.by(lambda place: place.turn // block) for name, one in rates.items()}
     for number in sorted({key for found in blocks.values() for key in found}, key=lambda key: int(str(key))):
         first = int(str(number)) * block
         label = f"turns {first} to {min(first + block, turns) - 1}"
@@ -68,12 +68,12 @@ def show(audits: dict[str, Audit], turns: int) -> None:
     for title, pick in (("lowest question", min), ("highest question", max)):
         table.add_row(
             title,
-            *(_cell(pick(audit.by("question").values(), key=lambda r: r.hits / r.n)) for audit in audits.values()),
+            *(_cell(pick(one.by("question").values(), key=lambda r: r.hits / r.n)) for one in rates.values()),
         )
     console.print(table)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("")
-    for name in audits:
+    for name in rates:
         table.add_column(name, justify="right")
     rows: dict[str, Any] = {
         "mean deviation by turn": lambda a: statistics.fmean(a.deviations("turn")),
@@ -85,7 +85,7 @@ def show(audits: dict[str, Audit], turns: int) -> None:
         "selectivity": lambda a: a.selectivity(),
     }
     for title, measure in rows.items():
-        found = [measure(audit) for audit in audits.values()]
+        found = [measure(one) for one in rates.values()]
         table.add_row(title, *("-" if one is None else f"{one:.1%}" for one in found))
     console.print()
     console.print(table)
@@ -101,7 +101,7 @@ def _held(rates: Iterable[Any], alpha: float) -> float:
     return sum(inside) / len(inside)
 
 
-def _pocket(out: Path, alpha: float, turns: int, questions: int, chains: int, seed: int) -> dict[str, Audit]:
+def _pocket(out: Path, alpha: float, turns: int, questions: int, chains: int, seed: int) -> dict[str, Rates]:
     import sglang as sgl
 
     from a1_sgl.evals.tasks import find_task
@@ -124,7 +124,7 @@ def _pocket(out: Path, alpha: float, turns: int, questions: int, chains: int, se
 
     task = find_task("chain")
     asked = task.questions("test", questions, seed, "9:10")
-    audits = {}
+    rates = {}
     with (
         serve(pocket_specs(), out) as (draft, target),
         Backend.connect(draft.url, target.url, in_flight=64) as pair,
@@ -145,9 +145,9 @@ def _pocket(out: Path, alpha: float, turns: int, questions: int, chains: int, se
 
             with ThreadPoolExecutor(16) as pool:
                 list(pool.map(solve, asked))
-            audits[name] = Audit.of(alpha, [Decided(v.place, v.score, v.take_over) for v in verdicts])
+            rates[name] = Rates.of(alpha, [Decided(v.place, v.score, v.take_over) for v in verdicts])
             console.print(f"{name}: {len(verdicts):,} decisions", highlight=False)
-    return audits
+    return rates
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from a1_sgl.conformal import Audit
+from a1_sgl.conformal import Rates
 
 mpl.use("Agg")
 COLOURS = ("#0b6e99", "#c2571a", "#4a7c3a", "#7a4b94", "#8c6d1f", "#555555", "#b03060", "#2f8f83")
@@ -18,22 +18,22 @@ COLOURS = ("#0b6e99", "#c2571a", "#4a7c3a", "#7a4b94", "#8c6d1f", "#555555", "#b
 
 @dataclass(frozen=True)
 class Shown:
-    """One gate's replay: its name, its audit in seed 0, and its averages over seeds."""
+    """One gate's replay: its name, its rates in seed 0, and its averages over seeds."""
 
     name: str
-    audit: Audit
+    rates: Rates
     average: Mapping[str, Any]
 
 
 def rates(shown: list[Shown], alpha: float, minimum: int, martingales: Mapping[str, list[float]]) -> Figure:
-    """Realised rates by turn and by question with exact 95% intervals, and the martingales."""
+    """Realised rates by turn and by question with 95% intervals, and the martingales."""
     figure = Figure(figsize=(11, 11), layout="constrained")
     by_turn, by_question, wealth = figure.subplots(3, 1, height_ratios=(3, 3, 2))
     for i, one in enumerate(shown):
         shift = 0.16 * (i - (len(shown) - 1) / 2)
-        turns = sorted(one.audit.by("turn").items(), key=lambda item: int(str(item[0])))
+        turns = sorted(one.rates.by("turn").items(), key=lambda item: int(str(item[0])))
         _bars(by_turn, [int(str(turn)) + shift for turn, _ in turns], [rate for _, rate in turns], one.name, i)
-        questions = sorted(one.audit.by("question").values(), key=lambda rate: rate.hits / rate.n)
+        questions = sorted(one.rates.by("question").values(), key=lambda rate: rate.hits / rate.n)
         _bars(by_question, [j + shift for j in range(len(questions))], questions, one.name, i)
     for axes in (by_turn, by_question):
         axes.axhline(alpha, color="black", linewidth=0.8, linestyle="--", label=f"nominal, alpha = {alpha:g}")

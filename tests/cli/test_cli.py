@@ -397,6 +397,7 @@ def test_replay_prints_one_json_object(here, tmp_path):
     assert list(found) == ["balanced", "authors"]
     wanted = {
         "overall", "per_turn", "mean_turn_deviation", "max_turn_deviation", "mean_question_deviation", "selectivity",
+        "bound", "per_turn_bound",
     }  # fmt: skip
     assert wanted <= found["balanced"].keys()
     assert len(found["balanced"]["per_turn"]) == 3

@@ -234,6 +234,8 @@ def test_the_bad_cards_below_are_bad_in_one_way(tmp_path):
         (json.dumps(GOOD | {"scores": [], "places": []}), "at least one"),
         (json.dumps(GOOD | {"scores": [1, None]}), "not a finite number"),
         (json.dumps(GOOD | {"scores": [1, float("nan")]}), "not a finite number"),
+        (json.dumps(GOOD | {"scores": [1, 10**400]}), "not a finite number"),
+        (json.dumps(GOOD | {"scores": [1, 2], "alpha": 10**400}), "strictly between 0 and 1"),
         (json.dumps(GOOD | {"scores": [1]}), "1 scores and 2 places"),
         (json.dumps(GOOD | {"places": [[0, 0, 0], [1, 0, 0]]}), "a question that it does not name"),
         (json.dumps(GOOD | {"places": [[0, 0, 0], [-1, 0, 0]]}), "a question that it does not name"),

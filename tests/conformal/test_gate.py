@@ -14,8 +14,10 @@ from a1_sgl.conformal import (
     GuardedGate,
     MondrianBank,
     Offsets,
+    OpenBudget,
     Place,
     ScoreBank,
+    ShrunkBank,
     SimpleJumper,
     SleeperStayer,
     make,
@@ -176,7 +178,7 @@ def test_a_missing_score_is_an_error_and_changes_no_decision(made):
     play(gate, events)
     play(untouched, events)
     before = json.dumps(gate.state())
-    for bad in (float("nan"), float("inf")):
+    for bad in (float("nan"), float("inf"), 10**400):
         with pytest.raises(ValueError, match="finite"):
             gate(bad, question="a", sample=0, turn=0, task="t")
         if made is not EVERY["presampled"]:  # a fixed bank is not rebuilt from what was decided
@@ -186,6 +188,90 @@ def test_a_missing_score_is_an_error_and_changes_no_decision(made):
             gate.calibrate(bad, question="a", sample=0, turn=0, task="t")
     assert json.dumps(gate.state()) == before
     assert play(gate, events) == play(untouched, events)
+
+
+@pytest.mark.parametrize("made", [*EVERY.values(), *GUARDED.values()], ids=[*EVERY, *GUARDED])
+@pytest.mark.parametrize("field", ["question", "sample", "turn", "task", "attempt"])
+def test_a_chunk_without_a_name_is_refused_before_anything_changes(made, field):
+    gate = made()
+    play(gate, [(i % 7 / 3, "ab"[i % 2], i % 4, i % 3, i % 5 // 4, False) for i in range(60)])
+    before = json.dumps(gate.state())
+    name = {"question": "a", "sample": 0, "turn": 0, "task": "t", "attempt": 0, field: ["a"]}
+    for call in (gate, gate.calibrate, lambda score, **name: gate.observe(score, True, **name)):
+        with pytest.raises(ValueError, match=r"must be hashable, .*\['a'\]"):
+            call(0.5, **name)
+    assert json.dumps(gate.state()) == before
+
+
+def broken(place):
+    if place.question == "bad":
+        raise RuntimeError("no such question")
+    return place.turn
+
+
+def unhashable(place):
+    return [place.turn] if place.question == "bad" else place.turn
+
+
+@pytest.mark.parametrize("key", [broken, unhashable])
+@pytest.mark.parametrize(
+    "parts",
+    [
+        lambda key: (MondrianBank(key, minimum=2), None),
+        lambda key: (MondrianBank("turn", MondrianBank(key), minimum=2), None),
+        lambda key: (MondrianBank("turn", ShrunkBank("question", MondrianBank(key)), minimum=2), None),
+        lambda key: (ShrunkBank(key, MondrianBank("turn")), None),
+        lambda key: (ShrunkBank("turn", ShrunkBank(key)), OpenBudget(1, 3)),
+        lambda key: (None, Offsets(0.3, {"turn": 0.1, "question": 0.1, key: 0.1})),
+    ],
+)
+@pytest.mark.parametrize("wrap", [lambda gate: gate, GuardedGate])
+def test_a_category_that_fails_leaves_the_gate_as_it_was(key, parts, wrap):
+    """Whichever part of the gate asks for it, and whatever was asked before."""
+    bank, control = parts(key)
+    gate = wrap(Gate(0.3, bank, control, seed=1))
+    play(gate, [(i % 7 / 3, "ab"[i % 2], i % 4, i % 3, 0, False) for i in range(60)])
+    before = json.dumps(gate.state())
+    name = {"question": "bad", "sample": 0, "turn": 1}
+    calls = [lambda: gate(0.5, **name), lambda: gate.observe(0.5, True, **name)]
+    if bank is not None:
+        calls.append(lambda: gate.calibrate(0.5, **name))
+    for call in calls:
+        with pytest.raises((RuntimeError, TypeError)):
+            call()
+    assert json.dumps(gate.state()) == before
+
+
+@pytest.mark.parametrize("made", [*EVERY.values(), *GUARDED.values()], ids=[*EVERY, *GUARDED])
+def test_a_state_that_cannot_be_leaves_the_gate_as_it_was(made):
+    gate, other = made(), made()
+    play(gate, [(i % 7 / 3, "ab"[i % 2], i % 4, i % 3, 0, False) for i in range(60)])
+    play(other, [(i % 5 / 3, "cd"[i % 2], i % 4, i % 3, 0, False) for i in range(60)])
+    before, refused = json.dumps(gate.state()), 0
+    for path in paths(other.state()):
+        state = json.loads(json.dumps(other.state()))
+        parent = state
+        for step in path[:-1]:
+            parent = parent[step]
+        parent[path[-1]] = {"no": "state"} if isinstance(parent[path[-1]], list) else [[]]
+        try:
+            gate.restore(state)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            refused += 1
+            assert json.dumps(gate.state()) == before
+        else:
+            gate.restore(json.loads(before))
+    assert refused
+
+
+def paths(state, depth=4):
+    """The ways to what a state is made of, the first of each list."""
+    if depth == 0 or not isinstance(state, dict | list):
+        return
+    for name in state if isinstance(state, dict) else range(min(1, len(state))):
+        yield (name,)
+        for path in paths(state[name], depth - 1):
+            yield (name, *path)
 
 
 def test_observe_rebuilds_an_online_bank_and_leaves_a_fixed_one():

@@ -1,5 +1,7 @@
 """What gates promise, by simulation: exact binomial tests at the 1% level with fixed seeds."""
 
+import itertools
+import math
 import random
 from collections import Counter
 
@@ -7,7 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binom, binomtest, chisquare, kstest
+from scipy.integrate import quad
+from scipy.stats import beta, binom, binomtest, chisquare, kstest
 
 from a1_sgl.conformal import Gate, MondrianBank, Place, ScoreBank, make
 
@@ -53,6 +56,59 @@ def test_the_test_would_catch_dependent_take_overs():
     taken = np.array(list(runs(False, 0.3, ties=False)))
     assert all(holds(taken[:, t].sum(), len(taken), 0.3, checks=6) for t in (0, 50, 99))
     assert not fits_binomial(taken.sum(axis=1), taken.shape[1], 0.3, checks=6)
+
+
+def rate_given(bank, alpha, conservative=False):
+    """The chance, over a new score from Uniform(0, 1) and its draw, that it is handed over by this fixed bank."""
+    edges, rate = [0.0, *sorted(bank), 1.0], 0.0
+    ranks = ScoreBank(bank)
+    for low, high in itertools.pairwise(edges):
+        rank = ranks.rank((low + high) / 2)
+        if conservative:
+            share = float(rank.conservative <= alpha)
+        else:
+            share = min(1.0, max(0.0, (alpha - rank.low) / (rank.high - rank.low)))
+        rate += (high - low) * share
+    return rate
+
+
+def law_of_the_rate(r, alpha, n):
+    """P(rate <= r) by docs/guarantees.md: of (1 - f) V_k + f V_{k+1}, order statistics of n uniform draws."""
+    k = math.floor(alpha * (n + 1) + 1e-9)
+    f = max(0.0, alpha * (n + 1) - k)
+    if f < 1e-9:
+        return beta.cdf(r, k, n + 1 - k)
+    if k == 0:
+        return 1 - (1 - min(1.0, r / f)) ** n
+
+    def given(v):  # the next one is v + (1 - v) B with B from Beta(1, n - k)
+        return beta.pdf(v, k, n + 1 - k) * (1 - (1 - min(1.0, (r - v) / (f * (1 - v)))) ** (n - k))
+
+    kink = min(r, max(0.0, (r - f) / (1 - f)))  # below, the next one cannot be too large
+    return quad(given, 0, kink)[0] + quad(given, kink, r)[0]
+
+
+@pytest.mark.parametrize(("alpha", "n"), [(0.25, 3), (0.2, 19), (0.3, 4), (0.1, 4), (0.25, 20), (0.7, 4)])
+def test_the_rate_given_a_fixed_bank_has_the_law_that_is_stated(alpha, n):
+    rng = random.Random(f"law/{alpha}/{n}")
+    rates = [rate_given([rng.random() for _ in range(n)], alpha) for _ in range(2000)]
+    grid = np.linspace(0, 1, 150)
+    law = np.array([law_of_the_rate(r, alpha, n) for r in grid])
+    assert kstest(rates, lambda x: np.interp(x, grid, law)).pvalue > LEVEL
+    k, f = divmod(alpha * (n + 1) + 1e-12, 1)
+    spread = (1 - f) ** 2 * k * (n + 1 - k) + f**2 * (k + 1) * (n - k) + 2 * f * (1 - f) * k * (n - k)
+    assert np.mean(rates) == pytest.approx(alpha, abs=0.01)
+    assert np.var(rates) == pytest.approx(spread / ((n + 1) ** 2 * (n + 2)), rel=0.1)
+    if n == 4:  # and not, as it may seem, a beta law with the right mean
+        assert kstest(rates, beta(alpha * (n + 1), (1 - alpha) * (n + 1)).cdf).pvalue < LEVEL
+
+
+@pytest.mark.parametrize(("alpha", "n"), [(0.25, 3), (0.3, 9), (0.35, 9), (0.27, 20)])
+def test_the_conservative_rate_given_a_fixed_bank_is_beta(alpha, n):
+    rng = random.Random(f"conservative/{alpha}/{n}")
+    k = math.floor(alpha * (n + 1) + 1e-9)
+    rates = [rate_given([rng.random() for _ in range(n)], alpha, conservative=True) for _ in range(3000)]
+    assert kstest(rates, beta(k, n + 1 - k).cdf).pvalue > LEVEL
 
 
 def p_values_of_redraws(named, alpha=0.4, number=2000, retries=2):

@@ -6,17 +6,17 @@ import sys
 
 import pytest
 
-from a1_sgl.conformal import Audit, Decided, Place, SimpleJumper, make
+from a1_sgl.conformal import Decided, Place, Rates, SimpleJumper, make
 from a1_sgl.evals.benchmarks import client, drift
 from a1_sgl.evals.benchmarks.streams import Stream
 
 
-def audit(name, alpha, stream):
+def rates(name, alpha, stream):
     gate = make(name, alpha)
     decided = [
         Decided(Place(q, s, t), score, gate(score, question=q, sample=s, turn=t).take_over) for q, s, t, score in stream
     ]
-    return Audit.of(alpha, decided)
+    return Rates.of(alpha, decided)
 
 
 def test_a_stream_has_every_chunk_once_and_drifts():
@@ -33,7 +33,7 @@ def test_a_stream_has_every_chunk_once_and_drifts():
 def test_only_the_recommended_gate_holds_a_small_rate_over_long_chains(seed):
     """Alpha 0.05, 120 turns: scores drift with the turn and differ by question."""
     stream = list(Stream(questions=24, chains=6).draw(seed))
-    held = audit("balanced", 0.05, stream)
+    held = rates("balanced", 0.05, stream)
     assert max(held.deviations("question")) <= 4 / 720  # the cap's promise
     assert abs(held.overall.realised - 0.05) <= 0.005
     inside = [low <= 0.05 <= high for low, high in (rate.interval() for rate in held.by("turn").values())]
@@ -41,7 +41,7 @@ def test_only_the_recommended_gate_holds_a_small_rate_over_long_chains(seed):
     block = held.by(lambda place: place.turn // 30)
     assert all(low <= 0.05 <= high for low, high in (rate.interval() for rate in block.values()))
     for name in ("marginal", "mondrian-turn", "mondrian-question"):
-        assert max(audit(name, 0.05, stream).deviations("question")) > 0.05, name
+        assert max(rates(name, 0.05, stream).deviations("question")) > 0.05, name
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest, sem
 
 from a1_sgl.answers import boxes, final_answer
-from a1_sgl.conformal import exact_interval
+from a1_sgl.conformal import exact_interval, make
 from a1_sgl.evals.accounting import call_times, flops, latency, perplexity, tokens
+from a1_sgl.evals.environment import packages
 from a1_sgl.evals.estimators import maj_at, pass_at, sizes
-from a1_sgl.evals.metrics import accuracy, at_k, summarise, take_over
+from a1_sgl.evals.metrics import accuracy, at_k, shown_bound, summarise, take_over
 from a1_sgl.records import ChainRecord, Recorder, RunFolder
 from a1_sgl.types import Call, ChainEvent, ChunkEvent, DropEvent, Loss, LostEvent, RatingEvent, Usage, VerdictEvent
 
@@ -253,6 +254,88 @@ def test_take_over_rates_carry_their_counts():
     assert [(row["turn"], row["realised"], row["decisions"]) for row in found["by_turn"]] == [(0, 0.5, 2), (1, 1.0, 1)]
     assert take_over([], 0.3)["realised"] is None
     assert take_over([], None)["selectivity"] is None
+
+
+def gated(path, kind, alarm=None, change=lambda path, configuration, environment: None, questions=16, chains=4):
+    """A run whose gate decided on scores that only rise, a chunk a turn over four turns."""
+    gate = {"alpha": 0.25, "kind": kind, "online": None, "alarm": alarm}
+    configuration = CONFIGURATION | {"questions": questions, "chains": chains, "gate": gate}
+    environment = {"parameters": {}, "packages": packages()}
+    change(path, configuration, environment)
+    decide = make(kind, 0.25, chains=chains)
+    with RunFolder.open(path, configuration, environment) as folder:
+        folder.ask(asked(questions).values())
+        with Recorder(folder) as record:
+            for q, s in itertools.product(range(questions), range(chains)):
+                *_, last = written(f"q{q}", s, "1", folder.run["sessions"][-1])
+                for turn in range(4):
+                    score = float(100 * q + 10 * s + turn)
+                    took = decide(score, question=f"q{q}", sample=s, turn=turn).take_over
+                    record(verdict(turn, took).model_copy(update={"question": f"q{q}", "sample": s, "score": score}))
+                decide.finish(f"q{q}", s)
+                record(last)
+    return summarise(RunFolder.read(path))["take_over"]
+
+
+@pytest.mark.parametrize("kind", ["marginal", "adaptive", "adaptive-turn", "balanced", "turn-budget", "open-budget"])
+def test_a_summary_has_the_bound_that_holds_at_its_own_number_of_decisions(tmp_path, kind):
+    found = gated(tmp_path / "run", kind)
+    assert found["decisions"] == 256
+    shown = [(found["realised"], found["bound"]), *((turn["realised"], turn["bound"]) for turn in found["by_turn"])]
+    assert all(abs(rate - 0.25) <= bound + 1e-9 for rate, bound in shown if bound is not None)
+    if kind == "balanced":
+        assert found["bound"] == pytest.approx(16 * 3.75 / 256)  # 3 and 3/4 a question
+    if kind == "turn-budget":
+        assert {turn["bound"] for turn in found["by_turn"]} == {0.0} == {found["bound"]}
+    if kind in ("marginal", "open-budget"):
+        assert {bound for _, bound in shown} == {None}
+
+
+def lose(path, configuration, environment):
+    with RunFolder.open(path, configuration, environment) as folder:
+        folder.ask(asked(16).values())
+        with Recorder(folder) as record:
+            record(LostEvent(question="q0", sample=0, error="boom"))
+
+
+def begin(path, configuration, environment):
+    with RunFolder.open(path, configuration, environment) as folder:
+        folder.ask(asked(16).values())
+        with Recorder(folder) as record:
+            for event in written("q0", 4, "1", folder.run["sessions"][-1]):
+                record(event)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"change": lose},
+        {"change": begin},
+        {"change": lambda path, configuration, environment: environment.clear()},
+        {"change": lambda path, configuration, environment: environment["packages"].update({"a1-sgl": "0.0.1"})},
+        {"alarm": {"action": "hand-over", "threshold": 100.0}},
+    ],
+)
+def test_no_bound_where_the_gate_made_other_decisions_than_those_recorded(tmp_path, options):
+    """Or may have: some were lost, an alarm overruled it, or it was another version's."""
+    found = gated(tmp_path / "run", "balanced", **options)
+    assert found["bound"] is None
+    assert {turn["bound"] for turn in found["by_turn"]} == {None}
+    warned = gated(tmp_path / "other", "balanced", alarm={"action": "warn", "threshold": 100.0})
+    assert warned["bound"] is not None
+
+
+def test_bounds_are_shown_rounded_up():
+    assert [shown_bound(one) for one in (None, 0.0, 0.0190000000001, 0.01901, 0.2)] == [
+        "-", "±0.0%", "±1.9%", "±2.0%", "±20.0%"
+    ]  # fmt: skip
+
+
+def test_take_over_intervals_are_clustered_by_question():
+    alike = [verdict(turn, q < 5).model_copy(update={"question": str(q)}) for q in range(20) for turn in range(10)]
+    found = take_over(alike, 0.25)
+    assert (found["low"], found["high"]) == pytest.approx(exact_interval(5, 20))
+    assert found["low"] < exact_interval(50, 200)[0]
 
 
 def test_usage_counts_what_was_computed():

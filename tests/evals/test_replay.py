@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from a1_sgl.conformal import BUDGETS, GATES, RECOMMENDED, Place, Rate, make
+from a1_sgl.conformal import BUDGETS, GATES, RECOMMENDED, Place, make
 from a1_sgl.errors import ConfigError
 from a1_sgl.evals import replay
 from a1_sgl.evals.replay import ORDERS, RULES, Replay, Trace, arrivals, read
@@ -68,16 +68,16 @@ def test_in_step_a_question_never_goes_back_a_turn(trace):
 
 @pytest.mark.parametrize("name", [*GATES, *BUDGETS, *RULES])
 def test_every_gate_and_rule_replays(trace, name):
-    audit = Replay(trace, 2, calibration=(1.0, 1.5, 2.0, 3.0), minimum=1).run(name, 0.5, 0)
+    rates = Replay(trace, 2, calibration=(1.0, 1.5, 2.0, 3.0), minimum=1).run(name, 0.5, 0)
     own = sum(1 for chain in trace.chains if chain.sample % 2) if name == "presampled" else 0
-    assert audit.overall.n == trace.chunks - own
-    assert 0 < audit.overall.hits < audit.overall.n
+    assert rates.overall.n == trace.chunks - own
+    assert 0 < rates.overall.hits < rates.overall.n
 
 
 def test_the_synchronous_rule_hands_over_the_worst_of_each_turn(trace):
-    audit = Replay(trace).run("synchronous", 0.5, 0)
+    rates = Replay(trace).run("synchronous", 0.5, 0)
     cells = defaultdict(list)
-    for decided in audit.decisions:
+    for decided in rates.decisions:
         cells[decided.place.question, decided.place.turn].append(decided)
     for cell in cells.values():
         assert sum(d.take_over for d in cell) == min(2, len(cell))
@@ -148,15 +148,17 @@ def test_a_record_with_redraws_is_replayed_as_it_was_decided(tmp_path):
     assert {place.attempt for place in decided} == {0, 1, 2, 3}
     for order in ORDERS:
         plan = Replay(trace, 2, order, minimum=1)
-        audit = plan.run("random", 0.4, 0)
-        assert {d.place: d.take_over for d in audit.decisions} == decided
-        assert len(audit.decisions) == len(decided)
+        rates = plan.run("random", 0.4, 0)
+        assert {d.place: d.take_over for d in rates.decisions} == decided
+        assert len(rates.decisions) == len(decided)
         by_turn = Counter(place.turn for place in decided)
         hits = Counter(place.turn for place, took in decided.items() if took)
-        assert audit.by("turn") == {turn: Rate(hits[turn], by_turn[turn]) for turn in range(3)}
-        assert plan.measure(audit)["per_turn"] == [hits[turn] / by_turn[turn] for turn in range(3)]
+        assert {turn: rate[:2] for turn, rate in rates.by("turn").items()} == {
+            turn: (hits[turn], by_turn[turn]) for turn in range(3)
+        }
+        assert plan.measure(rates)["per_turn"] == [hits[turn] / by_turn[turn] for turn in range(3)]
         attempts = defaultdict(list)
-        for place, _, _ in audit.decisions:
+        for place, _, _ in rates.decisions:
             attempts[place[:3]].append(place.attempt)
         assert all(seen == list(range(len(seen))) for seen in attempts.values())
         assert plan.martingale(0) == []  # too few questions to learn from
@@ -166,13 +168,13 @@ def test_a_record_with_redraws_is_replayed_as_it_was_decided(tmp_path):
 def test_every_gate_and_rule_replays_redraws(tmp_path, name):
     decided = redrawn(tmp_path / "events.jsonl")
     trace = read([tmp_path])
-    audit = Replay(trace, 2, calibration=(0.2, 0.7, 1.5), minimum=1).run(name, 0.5, 0)
+    rates = Replay(trace, 2, calibration=(0.2, 0.7, 1.5), minimum=1).run(name, 0.5, 0)
     n = {"presampled": trace.chunks - 10, "synchronous": 60}.get(name, trace.chunks)
-    assert audit.overall.n == n
-    assert 0 < audit.overall.hits < n
-    assert {d.place for d in audit.decisions} <= set(decided)
+    assert rates.overall.n == n
+    assert 0 < rates.overall.hits < n
+    assert {d.place for d in rates.decisions} <= set(decided)
     if name in ("turn-budget", "synchronous"):
-        handed = {(d.place.question, d.place.turn, d.place.sample) for d in audit.decisions if d.take_over}
+        handed = {(d.place.question, d.place.turn, d.place.sample) for d in rates.decisions if d.take_over}
         assert set(Counter(cell[:2] for cell in handed).values()) == {2}
 
 
@@ -181,8 +183,8 @@ def test_the_authors_rule_has_an_array_of_first_draws(tmp_path):
     scores = [(0, 0, 1.0), (0, 1, 9.0), (0, 2, 1.5), (1, 0, 2.0)]
     rows = [row | {"sample": s, "attempt": k, "score": score} for s, k, score in scores]
     (tmp_path / "events.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
-    audit = Replay(read([tmp_path])).run("authors", 0.2, 0)
-    taken = {(d.place.sample, d.place.attempt): d.take_over for d in audit.decisions}
+    rates = Replay(read([tmp_path])).run("authors", 0.2, 0)
+    taken = {(d.place.sample, d.place.attempt): d.take_over for d in rates.decisions}
     # The array is 1, 2: with the other draws in it, 9 alone would be handed over.
     assert taken == {(0, 0): False, (0, 1): True, (0, 2): False, (1, 0): True}
 
@@ -231,6 +233,22 @@ def test_several_records_keep_their_questions_apart(tmp_path):
             '{"event": "verdict", "question": "q", "sample": 0, "turn": 1, "attempt": -1, "score": 1}\n',
             "line 1: .*attempt: Input should be greater",
         ),
+        (
+            '{"event": "verdict", "question": "q", "sample": 0, "turn": 1' + "0" * 400 + ', "score": 1}\n',
+            "line 1: .*turn: Input should be less than 1000000",
+        ),
+        (
+            '{"event": "verdict", "question": "q", "sample": 0, "turn": 1, "score": 1' + "0" * 400 + "}\n",
+            "line 1: .*score: Input should be a valid number",
+        ),
+        (
+            '{"problem": 1, "sample": 0, "turns": [{"ppl": 1' + "0" * 400 + "}]}\n",
+            r"line 1: .*turns\.0\.ppl: Input should be a valid number",
+        ),
+        (
+            '{"problem": 1, "sample": 0, "turns": [{"ppl": 1' + "0" * 5000 + "}]}\n",
+            "line 1: not a recorded chain",
+        ),
         ('{"problem": 1, "sample": 0, "turns": []}\n', "holds no scored chunk"),
         ('{"event": "prompt"}\n', "holds no scored chunk"),
         ("[]\n", "line 1"),
@@ -277,6 +295,29 @@ def test_averages_are_of_single_passes(trace):
     assert first.overall.realised == passes[0]["overall"]
 
 
+@pytest.mark.parametrize("name", [*GATES, *BUDGETS, *RULES])
+@pytest.mark.parametrize("alpha", [0.25, 0.5])
+def test_what_is_shown_as_a_bound_holds_in_every_pass(tmp_path, name, alpha):
+    """On a record whose scores only rise, which drives away every rate that nothing holds."""
+    with (tmp_path / "rising.jsonl").open("w") as file:
+        for q in range(12):
+            for s in range(8):
+                rows = [{"ppl": float(1000 * q + 10 * t + s)} for t in range(1 + (5 * q + s) % 9)]
+                file.write(json.dumps({"problem": q, "sample": s, "turns": rows}) + "\n")
+    plan = Replay(read([tmp_path / "rising.jsonl"]), 2, calibration=(1.0, 500.0, 2000.0), minimum=1)
+    for seed in range(3):
+        rates = plan.run(name, alpha, seed)
+        found = plan.measure(rates)
+        shown = [(found["overall"], found["bound"]), *zip(found["per_turn"], found["per_turn_bound"], strict=True)]
+        shown += [(rate.realised, rate.bound) for rate in rates.by("question").values()]
+        assert all(abs(rate - alpha) <= bound + 1e-9 for rate, bound in shown if bound is not None)
+        known = any(bound is not None for _, bound in shown)
+    if name in ("balanced", "turn-budget"):
+        assert known
+    if name not in ("balanced", "turn-budget", "adaptive", "adaptive-turn", "decaying-turn"):
+        assert not known
+
+
 @recorded
 @pytest.mark.parametrize(("order", "interleave"), [("random", 8), ("random", 1), ("turns", 8)])
 def test_the_recommended_gate_holds_the_rate_on_real_chains(order, interleave):
@@ -298,9 +339,9 @@ def test_the_authors_rule_is_replayed_as_it_was_run():
     for row in rows:
         for turn, one in enumerate(row["turns"]):
             taken[str(row["problem"]), row["sample"], turn] = "target_chars" in one
-    audit = Replay(read([RECORD])).run("authors", 0.4, 0)
-    assert all(d.take_over == taken[d.place.question, d.place.sample, d.place.turn] for d in audit.decisions)
-    assert audit.overall.realised == pytest.approx(0.394, abs=5e-4)
+    rates = Replay(read([RECORD])).run("authors", 0.4, 0)
+    assert all(d.take_over == taken[d.place.question, d.place.sample, d.place.turn] for d in rates.decisions)
+    assert rates.overall.realised == pytest.approx(0.394, abs=5e-4)
 
 
 @recorded
@@ -311,6 +352,6 @@ def test_a_budget_without_a_barrier_against_the_synchronous_rule():
     reference = first.run("synchronous", 6 / 16, 0)
     assert reference.selectivity() == 1.0
     budgeted = [first.run("turn-budget", 6 / 16, seed) for seed in range(10)]
-    for audit in (reference, *budgeted):
-        assert {rate.hits for rate in audit.by("question").values()} == {6}
-    assert np.mean([audit.selectivity() for audit in budgeted]) == pytest.approx(0.74, abs=0.02)
+    for rates in (reference, *budgeted):
+        assert {rate.hits for rate in rates.by("question").values()} == {6}
+    assert np.mean([rates.selectivity() for rates in budgeted]) == pytest.approx(0.74, abs=0.02)

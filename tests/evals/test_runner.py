@@ -419,8 +419,8 @@ def test_a_run_with_redraws_is_replayed_as_it_was_decided(pair, tmp_path):
     assert len({event.place for event in verdicts}) == len(verdicts) == summary["take_over"]["decisions"]
     trace = replay.read([tmp_path / "run"])
     assert trace.chunks == len(verdicts)
-    audit = replay.Replay(trace, 4, minimum=1).run("random", 0.4, 5)
-    assert {(d.place.question, *d.place[1:3], d.place.attempt): d.take_over for d in audit.decisions} == {
+    rates = replay.Replay(trace, 4, minimum=1).run("random", 0.4, 5)
+    assert {(d.place.question, *d.place[1:3], d.place.attempt): d.take_over for d in rates.decisions} == {
         (e.question, e.sample, e.turn, e.attempt): e.take_over for e in verdicts
     }
 
