@@ -104,7 +104,7 @@ def _memory(questions: int, seed: int) -> None:
     for name in (*GATES, *BUDGETS):
         rng = np.random.default_rng(seed)
         tracemalloc.start()
-        gate, half = make(name, 0.25, chains=5), 0.0
+        gate, half = make(name, 0.2, chains=5), 0.0
         for question in range(questions):
             gate.begin(question)
             for sample, score in enumerate(rng.exponential(size=5).tolist()):
