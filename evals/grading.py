@@ -12,12 +12,14 @@ import atexit
 import logging
 import multiprocessing
 import re
+import signal
 from collections.abc import Callable, Mapping
 from concurrent.futures import TimeoutError as Late
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from decimal import Decimal, InvalidOperation
 from functools import cache, lru_cache
+from multiprocessing import resource_tracker
 from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
@@ -131,6 +133,14 @@ def _compare(answer: str, gold: str, tolerance: float | None) -> Grade:
 @cache
 def _worker() -> ProcessPool:
     pool = ProcessPool(max_workers=1, context=multiprocessing.get_context("spawn"), initializer=_quiet)
+    # The first task starts the pool's threads, and these its processes, now and whenever one has to be replaced. What
+    # is blocked here is blocked in all of them, so that a Ctrl-C cannot end one that has not come to ignoring it.
+    resource_tracker.ensure_running()  # which, where it is not, would unblock it again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        pool.schedule(_quiet)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     atexit.register(_stop, pool)
     return pool
 

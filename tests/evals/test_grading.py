@@ -349,7 +349,8 @@ def grade(answer, question):
 
 if __name__ == "__main__":
     grading.SECONDS = 3.0
-    grading.grade("math", "2/2", asked(1)["q0"])
+    if sys.argv[3] == "warm":
+        grading.grade("math", "2/2", asked(1)["q0"])
     with RunFolder.open(Path(sys.argv[1]), {}, {}) as folder:
         folder.ask(asked(1).values())
         try:
@@ -362,16 +363,17 @@ if __name__ == "__main__":
 """
 
 
-def test_ctrl_c_does_not_reach_the_process_that_compares(tmp_path):
-    """A terminal sends it to all; an answer that is being compared would be wrong for it."""
+@pytest.mark.parametrize("worker", ["warm", "cold"])
+def test_ctrl_c_does_not_reach_the_process_that_compares(tmp_path, worker):
+    """A terminal sends it to all; an answer that is being compared would be wrong for it. Nor while it starts."""
     child = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(tmp_path / "run"), str(Path(__file__).parent)],
+        [sys.executable, "-c", SCRIPT, str(tmp_path / "run"), str(Path(__file__).parent), worker],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
         # Where the tests run in the background, Ctrl-C is ignored, and children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     assert child.stdout.readline() == "grading\n"
-    time.sleep(1)
+    time.sleep(1 if worker == "warm" else 0.2)  # a process takes longer than that to import what it compares with
     os.killpg(child.pid, signal.SIGINT)
     child.communicate(timeout=60)
     first, second = RunFolder.read(tmp_path / "run").chains
