@@ -70,10 +70,11 @@ def effective_size(hits: Sequence[float], sizes: Sequence[float], most: float | 
     the squared ratio of the normal quantile to Student's. Three things are less than certain where there are few
     clusters, or few with a hit, and each is settled for the wider interval:
 
-    - Student's degrees of freedom are one less than the clusters that have a hit, or a miss, whichever are fewer (they
-      take one less than all clusters): the others say nothing of how much clusters with hits differ.
-    - Where all clusters are all hits or all misses, or one alone has a hit or a miss, nothing says how dependent
-      decisions are. They are then taken to be as dependent as can be.
+    - Student's degrees of freedom are as many as the clusters that have a hit, or those that have a miss, whichever are
+      fewer, and at most one less than all clusters, which is what they take: a cluster without a hit says nothing of
+      how much those with hits differ.
+    - Where all are hits or all are misses, nothing says how dependent decisions are. They are then taken to be as
+      dependent as can be.
     - As dependent as can be is Kish's size, ``sum(sizes) ** 2 / sum of sizes ** 2``: the number of clusters, if they
       are of one size. It is never less.
 
@@ -86,13 +87,13 @@ def effective_size(hits: Sequence[float], sizes: Sequence[float], most: float | 
     least = total**2 / math.fsum(size**2 for size in sizes)
     p = math.fsum(hits) / total
     telling = min(sum(hit > 0 for hit in hits), sum(hit < size for hit, size in zip(hits, sizes, strict=True)))
-    if telling < 2:
+    if not telling or len(sizes) < 2:
         return least
     spread = math.fsum((hit - p * size) ** 2 for hit, size in zip(hits, sizes, strict=True))
     variance = len(sizes) / (len(sizes) - 1) * spread / total**2
     most = total if most is None else most
     size = min(most, p * (1 - p) / variance) if variance else most
-    return max(least, size * _shrink(telling - 1))
+    return max(least, size * _shrink(min(telling, len(sizes) - 1)))
 
 
 @cache

@@ -81,12 +81,16 @@ def test_the_effective_size_by_hand():
     size = min(40, 0.25 * 0.75 / variance)
     assert effective_size([1, 2, 3, 4], [10] * 4) == pytest.approx(size * (1.959964 / t.ppf(0.975, 3)) ** 2, rel=1e-6)
     assert effective_size([1, 9, 0, 10], [10] * 4) == 4  # no less than there are clusters
+    # One hit of 8 chains with 120 chunks each: one degree of freedom.
+    variance = 8 / 7 * ((1 - 1 / 8) ** 2 + 7 / 64) / 960**2
+    size = min(960, 1 / 960 * 959 / 960 / variance)
+    assert effective_size([1] + [0] * 7, [120] * 8) == pytest.approx(size * (1.959964 / t.ppf(0.975, 1)) ** 2, rel=1e-6)
     assert effective_size([5] * 40, [10] * 40) == pytest.approx(400 * (1.959964 / t.ppf(0.975, 39)) ** 2, rel=1e-6)
 
 
 @pytest.mark.parametrize("hits", [[0, 0, 0], [5, 5, 2], [1, 0, 0], [5, 4, 2]])
 def test_few_hits_or_misses_say_nothing_of_dependence(hits):
-    """None, or in one question alone: then questions count, by their sizes, and not chunks."""
+    """None, or in one of three questions: then questions count, by their sizes, and not chunks."""
     assert effective_size(hits, [5, 5, 2]) == pytest.approx(144 / 54)
 
 
