@@ -51,6 +51,18 @@ def voted(vote: str, chains: Sequence[ChainRecord]) -> bool:
     return any(chain.correct for chain in chains if chain.answer == answer)
 
 
+def chains_by_question(folder: RunFolder) -> dict[str, list[ChainRecord]]:
+    """The graded chains that had a chance to answer, by question, in order of their numbers.
+
+    One that was stopped had none, since its question was decided, and its vote would have changed nothing.
+    """
+    found: dict[str, list[ChainRecord]] = defaultdict(list)
+    for chain in sorted(folder.chains, key=lambda one: one.sample):
+        if chain.ending != "stopped":
+            found[chain.question].append(chain)
+    return found
+
+
 def promising(folder: RunFolder) -> Control | None:
     """The control of a run's gate, where what it promises holds of the recorded decisions; else None.
 
@@ -106,11 +118,7 @@ def summarise(folder: RunFolder, lost: int | None = None, errors: Mapping[str, i
         lost: how many chains were lost, and `errors` to what, where that is not to be taken from the record.
     """
     configuration = folder.run["configuration"]
-    by_question: dict[str, list[ChainRecord]] = defaultdict(list)
-    for chain in sorted(folder.chains, key=lambda one: one.sample):
-        if chain.ending != "stopped":  # it had no chance to answer, and its vote would have changed nothing
-            by_question[chain.question].append(chain)
-    groups = list(by_question.values())
+    groups = list(chains_by_question(folder).values())
     usage = Usage.of(folder.events)
     verdicts = [event for event in folder.events if isinstance(event, VerdictEvent)]
     seconds = [chain.ended - chain.started for chain in folder.finished]
@@ -125,6 +133,7 @@ def summarise(folder: RunFolder, lost: int | None = None, errors: Mapping[str, i
         "chains_per_question": configuration["chains"],
         "accuracy": accuracy([[chain.correct for chain in group] for group in groups]),
         "vote": configuration["vote"],
+        "certificate": folder.run.get("certificate"),
         "answer_accuracy": accuracy([[voted(configuration["vote"], group)] for group in groups]),
         **at_k(groups, configuration["chains"]),
         "take_over": take_over(verdicts, (configuration["gate"] or {}).get("alpha"), promising(folder)),

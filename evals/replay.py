@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, 
 
 from a1_sgl.conformal import (
     BUDGETS,
+    FROZEN,
     GATES,
     RECOMMENDED,
     Control,
@@ -33,7 +34,6 @@ from a1_sgl.conformal import (
     GuardedGate,
     Place,
     Rates,
-    ScoreBank,
     make,
     worst,
 )
@@ -46,11 +46,9 @@ UNKNOWN = (
 )
 AUTHORS = "authors"
 SYNCHRONOUS = "synchronous"
-SPLIT = "split"
 RULES = {
     AUTHORS: "the authors' rule: take over where the rank among a fixed array of turn-0 scores is 1 - alpha or more",
     SYNCHRONOUS: "all chains of a question wait after every turn; the worst alpha * m, by first draws, are handed over",
-    SPLIT: "one fixed bank, the array of --calibration; the level is alpha",
 }
 ORDERS = ("random", "turns")
 
@@ -281,11 +279,7 @@ class Replay:
     ) -> tuple[Callable[[Chunk, Place, bool], bool], Callable[[RecordedChain, int], bool], Control | None]:
         if name == AUTHORS:
             return self._authors(alpha), lambda chain, index: False, None
-        if name == SPLIT:
-            if self.calibration is None:
-                raise ConfigError(f"gate {SPLIT} needs its scores: --calibration FILE.npy")
-            gate = Gate(alpha, ScoreBank(self.calibration), online=False, seed=seed)
-        elif name in (*GATES, *BUDGETS):
+        if name in (*GATES, *BUDGETS):
             gate = make(name, alpha, chains=self.trace.chains_per_question, seed=seed)
         else:
             raise ConfigError(f"unknown gate {name!r}; known: {', '.join([*GATES, *BUDGETS, *RULES])}")
@@ -293,6 +287,11 @@ class Replay:
         def skip(chain: RecordedChain, index: int) -> bool:
             return False
 
+        if name == FROZEN:
+            if self.calibration is None:
+                raise ConfigError(f"gate {FROZEN} needs its scores: --calibration FILE.npy")
+            for score in self.calibration:
+                gate.calibrate(score, question="")
         if name == "presampled":  # every second chain's first chunk stands in for a chunk drafted beforehand
             for chain in self.trace.chains:
                 if chain.sample % 2:

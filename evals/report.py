@@ -38,6 +38,7 @@ def write(page: Path, runs: Mapping[str, RunFolder], title: str = "Runs") -> lis
         sentences = [comparison.sentence(row) for row in comparison.compare(runs)] if len(runs) > 1 else []
     except ConfigError as error:
         sentences = [f"The runs are not compared: {' '.join(str(error).split())}."]
+    sentences += [f"{name} is {s['certificate']['says']}." for name, s in summaries.items() if s["certificate"]]
     first = next(iter(summaries.values()))
     tasks = sorted({f"task {s['task']}, split {s['split']}" for s in summaries.values()})
     about = (

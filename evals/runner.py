@@ -10,7 +10,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from a1_sgl.conformal import BUDGETS, DEFAULT, GATES, Card, Decider, GuardedGate, find_score, make
+from a1_sgl.conformal import (
+    BUDGETS,
+    DEFAULT,
+    FROZEN,
+    GATES,
+    Card,
+    Decider,
+    Frozen,
+    GuardedGate,
+    Standing,
+    find_score,
+    make,
+)
 from a1_sgl.conformal.alarm import ACTIONS
 from a1_sgl.engine import Scope, ended, stack, submit
 from a1_sgl.errors import ChainAborted, ConfigError, RecordFault
@@ -50,6 +62,7 @@ class Eval:
         alarm: what a drift alarm does, a name in `ACTIONS`; None sets no alarm.
         alarm_threshold: of the martingale's wealth.
         allow_mismatch: fields in which the card may differ from this set-up.
+        certified: whether to refuse what the card's certificate does not speak of.
     """
 
     task: Task
@@ -73,6 +86,7 @@ class Eval:
     alarm: str | None = None
     alarm_threshold: float = 100.0
     allow_mismatch: tuple[str, ...] = ()
+    certified: bool = False
 
     def __post_init__(self) -> None:
         for name, value in self.parameters.items():
@@ -90,6 +104,8 @@ class Eval:
             raise ConfigError(
                 f"alpha is the nominal take-over rate and must lie strictly between 0 and 1, not {self.alpha}"
             )
+        if self.gated and self.gate_kind == FROZEN:
+            self._check_frozen()
         try:
             find_score(self.score)
             find_vote(self.voted)
@@ -101,6 +117,17 @@ class Eval:
             raise ConfigError(str(error)) from error
         if self.strategy.takes_over and self.runtime is not None:
             raise ConfigError(f"program {self.program} uses both runtimes, not the {self.runtime} alone")
+
+    def _check_frozen(self) -> None:
+        if self.card is None:
+            raise ConfigError(
+                f"gate {FROZEN} has the scores of a card and no others; name one with --calibration (a1 calibrate "
+                "makes it), or take another gate"
+            )
+        if self.arguments.get("presample"):
+            raise ConfigError(f"gate {FROZEN} never learns, so it takes no scores from presample; leave that out")
+        if self.alarm == "recalibrate":
+            raise ConfigError(f"gate {FROZEN} never learns, so it cannot recalibrate; --alarm warn or hand-over")
 
     @cached_property
     def strategy(self) -> Program:
@@ -154,6 +181,35 @@ class Eval:
             "models": {role.name: fingerprint(role.engine) for role in backend.roles.all},
         }
 
+    def policy(self, backend: Backend) -> dict[str, Any]:
+        """All that makes an answer but the level, as a `Certificate` has it."""
+        return self.protocol(backend) | {
+            "packages": packages(),
+            "grader": self.task.grader,
+            "chains": self.chains,
+            "vote": self.voted,
+            "rate": self.rate or self.strategy.rate,
+            "gate": self.gate_kind if self.gated else None,
+            "bank": self.card.sha256 if self.card else None,
+            "alarm": None if self.alarm == "warn" else self.alarm,  # a warning changes no decision
+        }
+
+    def standing(self, backend: Backend, questions: Iterable[str]) -> Standing | None:
+        """Whether the card's certificate speaks of these questions, by their ids, run so; None where it has none.
+
+        Raises:
+            ConfigError: it does not, and `certified` asks for it.
+        """
+        certificate = self.card.certificate if self.card is not None else None
+        if certificate is None or self.alpha is None:
+            if self.certified:
+                raise ConfigError("--certified needs a card with a certificate: --calibration, from a1 certify")
+            return None
+        found = certificate.standing(self.policy(backend), self.alpha, questions)
+        if self.certified and not found.covered:
+            raise ConfigError(f"{found}; with --certified that is refused")
+        return found
+
     def configuration(self, backend: Backend) -> dict[str, Any]:
         """What ``run.json`` holds and a resumed run must equal."""
         gate = None
@@ -187,6 +243,8 @@ class Eval:
             gate = GuardedGate(made, action=self.alarm, threshold=self.alarm_threshold, chains=chains)
         if self.card is not None:
             self.card.fill(gate)
+        if isinstance(made, Frozen):
+            made.close()
         return gate
 
     def run(
@@ -220,7 +278,7 @@ def evaluate(
 
     Raises:
         ConfigError: the folder belongs to another configuration or is written to by another process, or the card to
-            another set-up or to these questions.
+            another set-up or to these questions; or its certificate does not speak of the run, as the plan asks.
         RecordFault: the folder cannot be written any more; what it holds is whole.
         Interrupted: Ctrl-C, after calls in flight were aborted.
     """
@@ -230,10 +288,12 @@ def evaluate(
             plan.protocol(backend), [question.id for question in questions], alpha=plan.alpha, packages=packages(),
             allow=plan.allow_mismatch,
         )  # fmt: skip
+    standing = plan.standing(backend, [question.id for question in questions])
     together = plan.chains if plan.strategy.joint else 1
     planned, interrupted = len(questions) * plan.chains, False
     with RunFolder.open(out, plan.configuration(backend), environment(backend), together=together) as folder:
         folder.ask(questions)
+        folder.note("certificate", standing and {"covered": standing.covered, "says": str(standing)})
         done = folder.done()
         todo = [(q, tuple(s for s in range(plan.chains) if (q.id, s) not in done)) for q in questions]
         gate = plan.gate()

@@ -1,6 +1,8 @@
 """Three real runtimes for the whole session: the pocket draft and target, and a stranger with another tokenizer."""
 
+import hashlib
 import itertools
+import re
 import signal
 import weakref
 from pathlib import Path
@@ -140,6 +142,40 @@ def single(target):
     from a1_sgl.session import Backend, Roles
 
     return Backend(Roles.alone(target))
+
+
+@pytest.fixture
+def scripted():
+    """`scripted(hard, faults)`: fakes on task chain; the draft fails a share of questions, and the target sees it."""
+    from a1_sgl.session import Backend, Roles
+    from a1_sgl.testing import FakeEngine
+
+    def answer(prompt, off=0):
+        start, *steps = re.findall(r"(Start with|Add|Subtract|Multiply by) (\d+)", prompt)
+        value = int(start[1])
+        for word, number in steps:
+            by = int(number)
+            value = value + by if word == "Add" else value - by if word == "Subtract" else value * by
+        return f"The answer is \\boxed{{{value + off}}}."
+
+    def number(text):  # the same in every process, and as good as uniform on [0, 1)
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6]) / 2**48
+
+    def asked(text):
+        return text[text.index("Start with") : text.index("What is")]
+
+    def connect(hard=0.3, faults=None):
+        def wrong(prompt):
+            return number(asked(prompt)) < hard
+
+        def score(before, chunk):
+            return -0.5 - 3.0 * wrong(before) - number(asked(before) + "/score")
+
+        draft = FakeEngine(lambda call: answer(call.prompt, wrong(call.prompt)), name="draft", model="d")
+        target = FakeEngine(lambda call: answer(call.prompt), name="target", model="t", scores=score, faults=faults)
+        return Backend(Roles.pair(draft, target))
+
+    return connect
 
 
 @pytest.fixture(scope="session")

@@ -29,6 +29,7 @@ def _register() -> None:
     from a1_sgl.cli import (
         bench,
         calibrate,
+        certify,
         compare,
         demo,
         doctor,
@@ -45,6 +46,7 @@ def _register() -> None:
     app.add_typer(launch.app, name="launch")
     app.add_typer(bench.app, name="bench")
     app.command("calibrate")(calibrate.calibrate)
+    app.command("certify")(certify.certify)
     app.command("eval")(eval.eval_)
     app.command("grade")(grade.grade)
     app.command("compare")(compare.compare)

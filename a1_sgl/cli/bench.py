@@ -13,7 +13,6 @@ from rich.table import Table
 from a1_sgl.cli import common, console, errors
 from a1_sgl.cli.progress import progress
 from a1_sgl.cli.runtimes import Runtimes, takes_runtimes
-from a1_sgl.conformal.gates import DEFAULT
 from a1_sgl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -39,14 +38,12 @@ def bench(
         typer.Option("--arm", help="What to compare; several may be named. [default: all]"),
     ] = None,
     repeats: Annotated[int, typer.Option(help="How often each arm runs; arms take turns.")] = 3,
-    alpha: Annotated[
-        float | None, typer.Option(help="Nominal take-over rate. [default: the calibration card's, else 0.25]")
-    ] = None,
+    alpha: common.CardAlpha = None,
     take_over: Annotated[
         str | None, typer.Option(help="continue or replace. [default: the task's way]")
     ] = None,
     calibration: common.CardPath = None,
-    gate: common.GateName = DEFAULT,
+    gate: common.CardGate = None,
     fixed: Annotated[
         str | None,
         typer.Option(metavar="TURNSxTOKENS", help="Chunks of just so many tokens, whatever they say, such as 8x64."),
@@ -75,9 +72,9 @@ def bench(
     card = common.card(calibration)
     plan = Bench(
         task=find_task(task, data), questions=questions, chains=chains, alpha=common.alpha(alpha, card),
-        arms=tuple(arms or ()), repeats=repeats, seed=seed, take_over=take_over, card=card, gate_kind=gate,
-        fixed=Fixed.parse(fixed) if fixed else None, paced=paced, temperature=temperature,
-        in_flight=runtimes.in_flight,
+        arms=tuple(arms or ()), repeats=repeats, seed=seed, take_over=take_over, card=card,
+        gate_kind=common.gate(gate, card), fixed=Fixed.parse(fixed) if fixed else None, paced=paced,
+        temperature=temperature, in_flight=runtimes.in_flight,
     )  # fmt: skip
     with runtimes.connect(None) as backend, terminate_on_sigterm():
         try:

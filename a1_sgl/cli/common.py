@@ -12,6 +12,7 @@ import typer
 from rich.table import Table
 
 from a1_sgl.cli import console
+from a1_sgl.conformal.gates import DEFAULT, FROZEN
 from a1_sgl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -54,6 +55,17 @@ Chunking = Annotated[
 Parameters = Annotated[list[str] | None, typer.Option("--set", help="A parameter of the program, as NAME=VALUE.")]
 Alpha = Annotated[float, typer.Option(help="Nominal take-over rate, between 0 and 1.")]
 GateName = Annotated[str, typer.Option("--gate", help="How alpha is held; see `a1 gates`.")]
+CardGate = Annotated[
+    str | None,
+    typer.Option("--gate", help=f"How alpha is held; see `a1 gates`. [default: {FROZEN} if certified, else {DEFAULT}]"),
+]
+CardAlpha = Annotated[
+    float | None,
+    typer.Option("--alpha", help="Nominal take-over rate. [default: as certified, else the card's, else 0.25]"),
+]
+Certified = Annotated[
+    bool, typer.Option("--certified", help="Refuse to run what the card's certificate does not speak of.")
+]
 CardPath = Annotated[
     Path | None,
     typer.Option("--calibration", help="Card from `a1 calibrate`. [default: the gate starts from an empty bank]"),
@@ -63,13 +75,13 @@ CardPath = Annotated[
 def _recipe(context: typer.Context, name: str | None) -> str | None:
     """Makes a recipe's options the defaults of the command's; those of the command line go before them.
 
-    Its split is what a test is on, so `a1 calibrate` keeps its own.
+    Its split is what a test is on, so `a1 calibrate` and `a1 certify` keep their own.
     """
     if name is not None:
         from a1_sgl.evals.recipes import find_recipe
 
         known = {parameter.name for parameter in context.command.params}
-        known -= {"split"} if context.command.name == "calibrate" else set()
+        known -= {"split"} if context.command.name in ("calibrate", "certify") else set()
         context.default_map = {key: value for key, value in find_recipe(name).options.items() if key in known}
     return name
 
@@ -123,10 +135,17 @@ def sampling(temperature: float | None, top_p: float, default: float) -> dict[st
 
 
 def alpha(given: float | None, card: Card | None) -> float:
-    """The rate asked for: as given, else the card's, else a quarter."""
+    """The rate asked for: as given, else the cheapest one certified, else the card's own, else a quarter."""
     if given is not None:
         return given
+    if card is not None and card.certificate is not None:
+        return card.certificate.alpha
     return card.alpha if card else 0.25
+
+
+def gate(given: str | None, card: Card | None) -> str:
+    """The gate asked for: as given, else the one that the card is certified with, else the default."""
+    return given or (FROZEN if card is not None and card.certificate is not None else DEFAULT)
 
 
 def span(text: str) -> list[float]:

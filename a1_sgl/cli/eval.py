@@ -10,7 +10,6 @@ import typer
 from a1_sgl.cli import common, console, errors
 from a1_sgl.cli.progress import progress
 from a1_sgl.cli.runtimes import Runtimes, takes_runtimes
-from a1_sgl.conformal.gates import DEFAULT
 
 if TYPE_CHECKING:
     from a1_sgl.evals.runner import Eval
@@ -33,14 +32,13 @@ def eval_(
     data: common.Data = None,
     family: common.Family = None,
     seed: common.Seed = 0,
-    alpha: Annotated[
-        float | None, typer.Option(help="Nominal take-over rate. [default: the calibration card's, else 0.25]")
-    ] = None,
+    alpha: common.CardAlpha = None,
     calibration: common.CardPath = None,
     allow_mismatch: Annotated[
         list[str] | None, typer.Option(metavar="FIELD", help="A field in which the card may differ from this set-up.")
     ] = None,
-    gate: common.GateName = DEFAULT,
+    gate: common.CardGate = None,
+    certified: common.Certified = False,
     online: Annotated[
         bool | None, typer.Option(help="Let scores join the gate's bank during the run. [default: what suits the gate]")
     ] = None,
@@ -76,7 +74,8 @@ def eval_(
         questions=questions, chains=chains, seed=seed, levels=levels, family=family,
         parameters=common.parameters(set_, recipe), sampling=common.sampling(temperature, top_p, found.temperature),
         alpha=common.alpha(alpha, calibrated) if gated else None, card=calibrated if gated else None, online=online,
-        gate_kind=gate, alarm=alarm, alarm_threshold=alarm_threshold, allow_mismatch=tuple(allow_mismatch or ()),
+        gate_kind=common.gate(gate, calibrated), certified=certified, alarm=alarm, alarm_threshold=alarm_threshold,
+        allow_mismatch=tuple(allow_mismatch or ()),
     )  # fmt: skip
     if dry_run:
         _say(plan, like, runtimes)
@@ -90,6 +89,8 @@ def eval_(
             errors.print(f"{stop}; the same command goes on", markup=False, highlight=False, soft_wrap=True)
             raise typer.Exit(130) from None
     common.print_summaries({strategy.name: summary})
+    if summary["certificate"] is not None:
+        console.print(summary["certificate"]["says"], markup=False, highlight=False, soft_wrap=True)
     console.print(f"run: {out}", highlight=False, soft_wrap=True)
     common.report_losses(summary)
 

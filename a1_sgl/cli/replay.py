@@ -39,7 +39,7 @@ def replay(
     ),
     calibration: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.npy", help="Fixed scores for `authors` and `split`. [default: as recorded]"),
+        typer.Option(metavar="FILE.npy", help="Fixed scores for `authors` and `frozen`. [default: as recorded]"),
     ] = None,
     minimum: Annotated[int, typer.Option(help="Fewest chunks of a turn that counts in deviations by turn.")] = 75,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for report.html and its pictures.")] = None,
@@ -47,8 +47,8 @@ def replay(
 ) -> None:
     """Run gates over recorded chains and compare nominal with realised take-over rates.
 
-    Gates: see `a1 gates`. Rules: authors (rank among a fixed array of turn-0 scores), split (a fixed bank), synchronous
-    (a question's worst chunks of each turn, with a barrier).
+    Gates: see `a1 gates`. Rules: authors (rank among a fixed array of turn-0 scores), synchronous (a question's worst
+    chunks of each turn, with a barrier).
     """
     from a1_sgl.evals import replay as core
 

@@ -35,8 +35,10 @@ def solve(
     vote: common.Vote = None,
     rate: common.Rate = None,
     chunking: common.Chunking = None,
-    alpha: common.Alpha = 0.25,
+    alpha: common.CardAlpha = None,
     calibration: common.CardPath = None,
+    gate: common.CardGate = None,
+    certified: common.Certified = False,
     chains: Annotated[int, typer.Option(help="How many chains.")] = 1,
     task: Annotated[str, typer.Option("--task", help="Task whose prompt, chunks and limits are used.")] = "chain",
     family: common.Family = None,
@@ -58,17 +60,21 @@ def solve(
         runtime=common.runtime(runtime, program), chains=chains, seed=seed, family=family,
         parameters=common.parameters(set_),
         sampling=common.sampling(temperature, top_p, found.temperature), vote=vote, rate=rate,
-        chunking=chunking, alpha=alpha if needs_gate else None, card=card,
+        chunking=chunking, alpha=common.alpha(alpha, card) if needs_gate else None, card=card if needs_gate else None,
+        gate_kind=common.gate(gate, card), certified=certified,
     )  # fmt: skip
     asked = Question.of(question)
     asked = asked.model_copy(update={"messages": found.ask(question, family or found.families[0]), "task": found.name})
     with runtimes.connect(plan.runtime) as backend:
-        if card is not None:
-            card.check(plan.protocol(backend), [asked.id], alpha=alpha, packages=packages())
+        if plan.card is not None:
+            plan.card.check(plan.protocol(backend), [asked.id], alpha=plan.alpha, packages=packages())
         elif needs_gate:
             errors.print("no --calibration card: the gate's bank starts empty, so its first p-values are mere chance")
+        standing = plan.standing(backend, [asked.id])
         result = plan.run(asked, range(chains), backend, plan.gate(), _Show(chains))
     console.print(f"\nanswer: {result.answer if result.answer is not None else 'none'}", style="bold", markup=False)
+    if standing is not None:
+        console.print(str(standing), markup=False, highlight=False, soft_wrap=True)
     calls = result.usage
     console.print(
         f"draft wrote {calls.decode.get('draft', 0)} tokens, target {calls.decode.get('target', 0)}; "

@@ -8,17 +8,20 @@ from a1_sgl.conformal.alarm import Alarm, GuardedGate
 from a1_sgl.conformal.bank import Bank, Counts, MondrianBank, ScoreBank, ShrunkBank
 from a1_sgl.conformal.budget import OpenBudget, TurnBudget, worst
 from a1_sgl.conformal.card import Card
+from a1_sgl.conformal.certificate import Certificate, Standing
 from a1_sgl.conformal.control import Bound, Control, Fixed, Offsets
-from a1_sgl.conformal.gate import Decider, Decision, Gate
+from a1_sgl.conformal.gate import Decider, Decision, Frozen, Gate
 from a1_sgl.conformal.gates import (
     BUDGETS,
     DEFAULT,
+    FROZEN,
     GATES,
     RECOMMENDED,
     adaptive,
     adaptive_turn,
     balanced,
     decaying_turn,
+    frozen,
     make,
     marginal,
     mondrian_question,
@@ -32,12 +35,13 @@ from a1_sgl.conformal.martingale import MARTINGALES, Martingale, SimpleJumper, S
 from a1_sgl.conformal.place import Place
 from a1_sgl.conformal.pvalues import Rank, conservative, scores_needed, smoothed
 from a1_sgl.conformal.rates import Decided, Rate, Rates, exact_interval
-from a1_sgl.conformal.risk import Certificate, Tested, binomial_p_value, certify, questions_needed, regressions
+from a1_sgl.conformal.risk import Trial, log_wealth, questions_needed, regressions
 from a1_sgl.conformal.scores import SCORES, Evidence, Score, find_score, score
 
 __all__ = [
     "BUDGETS",
     "DEFAULT",
+    "FROZEN",
     "GATES",
     "MARTINGALES",
     "RECOMMENDED",
@@ -54,6 +58,7 @@ __all__ = [
     "Decision",
     "Evidence",
     "Fixed",
+    "Frozen",
     "Gate",
     "GuardedGate",
     "Martingale",
@@ -69,17 +74,18 @@ __all__ = [
     "ShrunkBank",
     "SimpleJumper",
     "SleeperStayer",
-    "Tested",
+    "Standing",
+    "Trial",
     "TurnBudget",
     "adaptive",
     "adaptive_turn",
     "balanced",
-    "binomial_p_value",
-    "certify",
     "conservative",
     "decaying_turn",
     "exact_interval",
     "find_score",
+    "frozen",
+    "log_wealth",
     "make",
     "marginal",
     "mondrian_question",

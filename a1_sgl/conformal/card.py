@@ -13,6 +13,7 @@ from typing import Any
 
 from a1_sgl.compare import differences
 from a1_sgl.conformal.bank import is_finite
+from a1_sgl.conformal.certificate import Certificate
 from a1_sgl.conformal.gate import Decider
 from a1_sgl.conformal.pvalues import scores_needed
 from a1_sgl.errors import ConfigError
@@ -34,7 +35,7 @@ class Card:
         alpha: take-over rate of the policy that they were collected under.
         protocol: program, chunking, sampling, and fingerprints of models, tokenizers and chat templates.
         packages: versions of the software that the scores depend on.
-        certificate: what `a1 calibrate --certify` found, if it was asked.
+        certificate: what `a1 certify` found, if it was asked.
     """
 
     score: str
@@ -45,7 +46,7 @@ class Card:
     alpha: float
     protocol: Mapping[str, Any]
     packages: Mapping[str, str | None] = field(default_factory=dict)
-    certificate: Mapping[str, Any] | None = None
+    certificate: Certificate | None = None
 
     def __post_init__(self) -> None:
         if not self.scores:
@@ -162,11 +163,11 @@ class Card:
                     f"its schema is {schema}, this version reads {SCHEMA}; make it anew with a1 calibrate"
                 )
             content.pop("smallest_alpha", None)
-            places = tuple((q, s, t) for q, s, t in content["places"])
-            return cls(
-                **content
-                | {"scores": tuple(content["scores"]), "questions": tuple(content["questions"]), "places": places}
-            )
+            content["places"] = tuple((q, s, t) for q, s, t in content["places"])
+            content |= {"scores": tuple(content["scores"]), "questions": tuple(content["questions"])}
+            if content.get("certificate") is not None:
+                content["certificate"] = Certificate.from_json(content["certificate"])
+            return cls(**content)
         except FileNotFoundError:
             raise ConfigError(f"calibration card {path} does not exist; make one with a1 calibrate") from None
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -257,6 +257,51 @@ def uniform(*names: object) -> float:
     return (int.from_bytes(blake2b(name, digest_size=7).digest()) >> 3) * 2.0**-53
 
 
+class Frozen(Gate):
+    """A gate that decides on every chunk alike: its bank is filled before the first decision, and the level is alpha.
+
+    Nothing that it decides, and nothing that it is shown, changes what it decides later. So questions that are drawn
+    independently fare independently, given the bank: what can be said of such a policy from some of them holds for
+    others. That is not so of a gate that learns or adapts.
+    """
+
+    def __init__(self, alpha: float, *, seed: int = 0) -> None:
+        """Arguments and errors as in `Gate`; `calibrate` fills the bank, and `close` or a decision ends that."""
+        super().__init__(alpha, online=False, seed=seed)
+        self._closed = False
+
+    def __call__(
+        self, score: float, *, question: Hashable, sample: int, turn: int, task: Hashable = "", attempt: int = 0
+    ) -> Decision:  # fmt: skip
+        """As in `Gate`.
+
+        Raises:
+            ValueError: the bank is empty, or the score not finite.
+        """
+        if not len(self.bank):
+            raise ValueError("a frozen gate never learns, and its bank is empty; fill it from a card before it decides")
+        self.close()
+        return super().__call__(score, question=question, sample=sample, turn=turn, task=task, attempt=attempt)
+
+    def calibrate(
+        self, score: float, *, question: Hashable, sample: int = 0, turn: int = 0, task: Hashable = "", attempt: int = 0
+    ) -> None:  # fmt: skip
+        """As in `Gate`, until it is closed.
+
+        Raises:
+            ValueError: it is closed; else as in `Gate`.
+        """
+        finite(score)
+        hashable(Place(question, sample, turn, task, attempt))
+        if self._closed:
+            raise ValueError("a frozen gate takes no more scores: it is what it was when it was closed")
+        super().calibrate(score, question=question, sample=sample, turn=turn, task=task, attempt=attempt)
+
+    def close(self) -> None:
+        """No score joins the bank any more."""
+        self._closed = True
+
+
 class Coin(Gate):
     """A gate that does not look: its p-value is the chunk's draw from Uniform(0, 1)."""
 

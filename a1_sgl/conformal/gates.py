@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from a1_sgl.conformal.bank import KEPT, MondrianBank, ScoreBank, ShrunkBank
 from a1_sgl.conformal.budget import OpenBudget, TurnBudget
 from a1_sgl.conformal.control import Control, Offsets, check_alpha
-from a1_sgl.conformal.gate import Coin, Gate
+from a1_sgl.conformal.gate import Coin, Frozen, Gate
 from a1_sgl.conformal.place import Category
 
 DEFAULT = "adaptive-turn"
+FROZEN = "frozen"
 RECOMMENDED = "balanced"
 """For a rate that must hold by turn and by question. It is not the default of an eval: a rate held in every question
 cannot be spent where it is needed, which costs accuracy (``docs/guarantees.md``, *What control by question costs*)."""
@@ -58,6 +59,17 @@ def presampled(alpha: float, *, online: bool = False, seed: int = 0) -> Gate:
     A question without such scores is ranked among all questions' ones.
     """
     return Gate(alpha, MondrianBank("question", minimum=1), online=online, seed=seed)
+
+
+def frozen(alpha: float, *, online: bool = False, seed: int = 0) -> Frozen:
+    """One bank, a card's, that never learns, and the level is alpha: the only gate that can be certified.
+
+    Raises:
+        ValueError: `online`, which it is not.
+    """
+    if online:
+        raise ValueError("gate frozen never learns, so its scores do not join its bank: leave online out")
+    return Frozen(alpha, seed=seed)
 
 
 def adaptive(alpha: float, *, online: bool = True, seed: int = 0) -> Gate:
@@ -114,6 +126,7 @@ GATES: Mapping[str, Callable[..., Gate]] = {
     "mondrian-turn": mondrian_turn,
     "mondrian-question": mondrian_question,
     "presampled": presampled,
+    FROZEN: frozen,
     "adaptive": adaptive,
     "adaptive-turn": adaptive_turn,
     "decaying-turn": decaying_turn,

@@ -1,76 +1,72 @@
-"""Risk control: the cheapest alpha whose accuracy loss is small, with a stated probability of being wrong.
+"""Risk control: which levels of a frozen gate lose few answers, with a stated probability of being wrong.
 
-Source: Angelopoulos, Bates, Candès, Jordan and Lei 2021, *Learn then Test* (arXiv 2110.01052), with the exact binomial
-p-values of their section 3.2 and fixed-sequence testing (section 3.3).
+Levels are tested in a fixed sequence, from the largest down: Angelopoulos, Bates, Candès, Jordan and Lei 2021, *Learn
+then Test* (arXiv 2110.01052), section 3.3. Each test is a bet, so that questions may be added until it passes:
+Waudby-Smith and Ramdas 2024, *Estimating means of bounded random variables by betting* (arXiv 2010.09686).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binom
+import numpy.typing as npt
+from scipy.special import betainc, betaln
 
-from a1_sgl.conformal.rates import exact_interval
+JEFFREYS = 0.5
 
 
-@dataclass(frozen=True)
-class Tested:
-    """One alpha's test: how many of `n` questions lost, and the p-value of "the risk is above epsilon".
+def log_wealth(lost: npt.ArrayLike, n: npt.ArrayLike, epsilon: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Natural logarithm of a bet's wealth after `n` questions of which `lost` were lost; it starts at 0.
 
-    `p_value` is None where testing had stopped before it came to this alpha.
+    It is the likelihood of a risk below epsilon, averaged over these by a prior, against that of a risk of epsilon.
+    While each question is lost with probability epsilon or more, whatever came before, it is a nonnegative
+    supermartingale, so the probability that it *ever* reaches ``1 / delta`` is at most delta (Ville's inequality),
+    however many questions there will have been and however often it is looked at. The prior is Jeffreys', Beta(1/2,
+    1/2), cut off at epsilon: there is nothing to tune, and whatever share is lost, the wealth stays within a factor of
+    the order of ``sqrt(n)`` of the bet that is best in hindsight.
+
+    Args:
+        lost, n: counts, ``0 <= lost <= n``.
+        epsilon: the risk bet against, in (0, 1). Arrays are broadcast together.
     """
-
-    alpha: float
-    losses: int
-    n: int
-    p_value: float | None
-    certified: bool
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """The outcome: with probability at least ``1 - delta`` every certified alpha has a risk of at most epsilon.
-
-    Attributes:
-        alpha: the cheapest certified one, or None: nothing can be said at this epsilon and delta.
-        tests: in the order they were made, from the largest alpha, which is the safest, to the smallest.
-    """
-
-    epsilon: float
-    delta: float
-    alpha: float | None
-    tests: tuple[Tested, ...]
-
-
-def binomial_p_value(losses: int, n: int, epsilon: float) -> float:
-    """``P(Binomial(n, epsilon) <= losses)``: super-uniform if the risk is above epsilon, for losses of 0 or 1.
-
-    Raises:
-        ValueError: counts that do not fit, or epsilon outside (0, 1).
-    """
-    if not 0 <= losses <= n or n < 1:
-        raise ValueError(f"counts do not fit: {losses} losses of {n}")
-    if not 0 < epsilon < 1:
-        raise ValueError(f"epsilon must lie strictly between 0 and 1, not {epsilon}")
-    return float(binom.cdf(losses, n, epsilon))
+    s, m, e = (np.asarray(one, dtype=float) for one in (lost, n, epsilon))
+    a, b = s + JEFFREYS, m - s + JEFFREYS
+    with np.errstate(divide="ignore"):
+        # Where far more is lost than epsilon the integral may underflow; a wealth of 0 is less, so it promises no more.
+        average = betaln(a, b) + np.log(betainc(a, b, e))
+    prior = betaln(JEFFREYS, JEFFREYS) + np.log(betainc(JEFFREYS, JEFFREYS, e))
+    found: npt.NDArray[np.float64] = average - prior - s * np.log(e) - (m - s) * np.log1p(-e)
+    return found
 
 
 def questions_needed(epsilon: float, delta: float) -> int:
-    """Fewest questions with which an alpha that loses none of them can be certified: ``(1 - epsilon)^n <= delta``."""
-    n = max(1, math.floor(math.log(delta) / math.log1p(-epsilon)))
-    while binomial_p_value(0, n, epsilon) > delta:
-        n += 1
-    return n
+    """Fewest questions with which a level that loses none of them is certified.
+
+    Raises:
+        ValueError: epsilon or delta outside (0, 1).
+    """
+    _check(epsilon, delta)
+    n = 1
+    while log_wealth(0, n, epsilon) < -math.log(delta):
+        n *= 2
+    enough, few = n, n // 2
+    while enough - few > 1:
+        middle = (enough + few) // 2
+        if log_wealth(0, middle, epsilon) < -math.log(delta):
+            few = middle
+        else:
+            enough = middle
+    return enough
 
 
 def regressions(policy: Sequence[bool], reference: Sequence[bool]) -> list[bool]:
-    """Question by question, whether the policy is wrong where the reference is right.
+    """Question by question, whether it is lost: the policy is wrong where the reference is right.
 
-    The mean of this is at least the accuracy that is lost, since questions that only the policy gets right are not
-    offset against it; and it is 0 or 1, as exact binomial p-values need.
+    Args:
+        policy, reference: whether the answer to each question is right.
 
     Raises:
         ValueError: not one answer each to the same questions.
@@ -78,46 +74,61 @@ def regressions(policy: Sequence[bool], reference: Sequence[bool]) -> list[bool]
     return [right and not mine for mine, right in zip(policy, reference, strict=True)]
 
 
-def certify(losses: Mapping[float, Sequence[bool]], epsilon: float, delta: float) -> Certificate:
-    """Learn then Test: from the largest alpha down, certify while the p-value is at most delta, and stop for good.
+@dataclass(frozen=True)
+class Trial:
+    """One level's test.
 
-    The order is fixed before the data are seen (more take-overs, less risk), so no correction for testing several
-    alphas is needed; where risk does not fall with alpha the guarantee holds all the same and less is certified.
-
-    Args:
-        losses: for each alpha, whether each calibration question lost; the same questions for every alpha, drawn
-            independently from what will be asked.
-        epsilon: risk to be allowed.
-        delta: probability of certifying anything it should not.
+    Attributes:
+        alpha: the level.
+        lost: how many of the questions were lost.
+        n: how many there were.
+        e_value: the largest wealth of its bet after any of them; 1 / delta certifies.
+        after: after how many it was certified; None: it is not.
 
     Raises:
-        ValueError: no alpha, different numbers of questions, a loss that is neither 0 nor 1, epsilon or delta outside
-            (0, 1), or so few questions that nothing could be certified; the number needed is named.
+        ValueError: counts that do not fit, or an alpha outside (0, 1).
     """
+
+    alpha: float
+    lost: int
+    n: int
+    e_value: float
+    after: int | None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha < 1:
+            raise ValueError(f"alpha must lie strictly between 0 and 1, not {self.alpha}")
+        if not 0 <= self.lost <= self.n or not self.e_value >= 0:
+            raise ValueError(f"counts do not fit: {self.lost} lost of {self.n}, e-value {self.e_value}")
+        if self.after is not None and not 1 <= self.after <= self.n:
+            raise ValueError(f"certified after {self.after} of {self.n} questions")
+
+    @classmethod
+    def of(cls, alpha: float, losses: Sequence[bool], epsilon: float, delta: float) -> Trial:
+        """Tests one level.
+
+        Args:
+            losses: whether each question was lost, in the order in which they were drawn. That order must not depend on
+                them; how many there are may.
+
+        Raises:
+            ValueError: as the class, no question, a loss that is neither 0 nor 1, epsilon or delta outside (0, 1).
+        """
+        _check(epsilon, delta)
+        if not len(losses) or not all(lost in (False, True) for lost in losses):
+            raise ValueError("a test needs questions, each lost or not: True or False")
+        lost = np.cumsum(losses)
+        wealth = log_wealth(lost, np.arange(1, len(lost) + 1), epsilon)
+        passed = np.flatnonzero(wealth >= -math.log(delta))
+        most = math.exp(min(float(wealth.max()), 700.0))
+        return cls(alpha, int(lost[-1]), len(lost), most, int(passed[0]) + 1 if len(passed) else None)
+
+    @property
+    def certified(self) -> bool:
+        """Whether its bet has ever reached 1 / delta."""
+        return self.after is not None
+
+
+def _check(epsilon: float, delta: float) -> None:
     if not 0 < delta < 1 or not 0 < epsilon < 1:
         raise ValueError(f"epsilon and delta must lie strictly between 0 and 1, not {epsilon} and {delta}")
-    sizes = {len(column) for column in losses.values()}
-    if len(sizes) != 1:
-        raise ValueError(f"every alpha needs the same questions, at least one alpha; got {sorted(sizes)} questions")
-    (n,) = sizes
-    if n < (need := questions_needed(epsilon, delta)):
-        raise ValueError(
-            f"{n} questions cannot certify epsilon {epsilon:g} at delta {delta:g}, even with no loss at all; "
-            f"at least {need} are needed"
-        )
-    if not all(lost in (False, True) for column in losses.values() for lost in column):
-        raise ValueError("a loss is True or False, or 1 or 0; exact binomial p-values hold for no other")
-    tests: list[Tested] = []
-    going = True
-    for alpha in sorted(losses, reverse=True):
-        lost = int(np.sum(losses[alpha]))
-        p = binomial_p_value(lost, n, epsilon) if going else None
-        going = p is not None and p <= delta
-        tests.append(Tested(alpha, lost, n, p, going))
-    certified = [test.alpha for test in tests if test.certified]
-    return Certificate(epsilon, delta, min(certified, default=None), tuple(tests))
-
-
-def risk_interval(test: Tested, level: float = 0.95) -> tuple[float, float]:
-    """Exact interval for the risk at one alpha, for display; not part of the certificate."""
-    return exact_interval(test.losses, test.n, level)

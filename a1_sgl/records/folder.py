@@ -387,6 +387,12 @@ class RunFolder:
         self.run["energy_j"] = self.run.get("energy_j", 0.0) + joules
         self._replace("run.json", _json(self.run))
 
+    def note(self, name: str, value: Any) -> None:
+        """Keeps in ``run.json`` what holds of the run and is no part of its configuration. Errors as in `ask`."""
+        if self.run.get(name) != value:
+            self.run[name] = value
+            self._replace("run.json", _json(self.run))
+
     # --- inside -----------------------------------------------------------------------------------------------
 
     def _check_writable(self) -> None:

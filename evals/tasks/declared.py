@@ -152,6 +152,7 @@ def load(path: Path, data: Path | None = None) -> Task:
         levels=Levels(**declared.levels.model_dump()) if declared.levels else None,
         chunking=declared.chunking, defaults=declared.defaults, temperature=declared.temperature, families=known,
         grader=declared.grader, ask=lambda text, family: prompt(declared, text, families().get(family)), draw=draw,
+        in_turn=declared.source.generated is not None,
     )  # fmt: skip
 
 
@@ -246,7 +247,7 @@ def _rows(name: str, declared: Declaration, data: Path | None) -> Any:
         questions = list(chosen.values())
         if count is not None and count > len(questions):
             raise ConfigError(f"task {name} has {len(questions)} such questions in split {split}, not {count}")
-        if count is not None and count < len(questions):
+        if count is not None:
             order = sorted(questions, key=lambda one: _hash(f"{seed}/{one.id}"))
             questions = order[:count]
         return questions

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import random
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from a1_sgl.errors import ConfigError
@@ -56,7 +58,9 @@ class Task:
         families: kinds of model that it knows a prompt for, the usual one first.
         ask: ``ask(text, family)``, the chat messages for a question of that text.
         grader: how answers are graded, a name in `GRADERS`.
-        draw: ``draw(split, count, seed, levels, family)``; a count of None is all there are.
+        draw: ``draw(split, count, seed, levels, family)``; a count of None is all there are. A larger count extends a
+            smaller one.
+        in_turn: whether levels come in turn, so that what is drawn first says what comes next.
     """
 
     name: str
@@ -71,6 +75,7 @@ class Task:
     grader: str
     ask: Callable[[str, str], Messages]
     draw: Callable[[str, int | None, int, tuple[int, int] | None, str], list[Question]]
+    in_turn: bool = False
 
     def questions(
         self, split: str, count: int | None = None, seed: int = 0, levels: str | None = None, family: str | None = None
@@ -92,6 +97,54 @@ class Task:
             raise ConfigError(f"task {self.name} has no prompt for {family!r}; it has {', '.join(self.families)}")
         within = self.levels.parse(levels) if self.levels else None
         return self.draw(split, count, seed, within, family or self.families[0])
+
+    def sample(
+        self, split: str, count: int, seed: int = 0, levels: str | None = None, family: str | None = None,
+        *, but: Collection[str] = (),
+    ) -> list[Question]:  # fmt: skip
+        """`count` questions of `split` that are drawn independently, in the order they were drawn.
+
+        A test that goes through them one by one needs that. Where levels come in turn, a level is drawn for each
+        question. A larger count extends a smaller one.
+
+        Args:
+            but: ids of questions to be left out.
+
+        Raises:
+            ConfigError: as in `questions`.
+        """
+        if self.in_turn:
+            return self._independent(split, count, seed, levels, family, set(but))
+        every = len(self.questions(split, None, seed, levels, family))
+        left = [one for one in self.questions(split, every, seed, levels, family) if one.id not in but]
+        if count > len(left):
+            raise ConfigError(
+                f"task {self.name} has {every} such questions in split {split}, {every - len(left)} of them not to be "
+                f"asked again, which leaves {len(left)} and not {count}"
+            )
+        return left[:count]
+
+    def only(self, questions: Sequence[Question]) -> Task:
+        """The same task with just these questions, whatever is asked for."""
+        return replace(self, draw=lambda *_: list(questions))
+
+    def _independent(
+        self, split: str, count: int, seed: int, levels: str | None, family: str | None, but: set[str]
+    ) -> list[Question]:
+        assert self.levels is not None
+        first, last = self.levels.parse(levels)
+        rng = random.Random(f"{self.name}/{split}/{seed}/independent")
+        wanted = [rng.randint(first, last) for _ in range(count)]
+        size = count
+        while True:
+            size *= 2
+            by_level: defaultdict[int, list[Question]] = defaultdict(list)
+            for one in self.questions(split, size, seed, levels, family):
+                if one.id not in but:
+                    by_level[one.meta[self.levels.name]].append(one)
+            if all(wanted.count(level) <= len(by_level[level]) for level in range(first, last + 1)):
+                queues = {level: iter(some) for level, some in by_level.items()}
+                return [next(queues[level]) for level in wanted]
 
     def grade(self, answer: str | None, question: Question) -> Grade:
         """A chain's answer against the question's."""

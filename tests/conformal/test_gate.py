@@ -27,7 +27,15 @@ from a1_sgl.conformal import (
     turn_budget,
 )
 
-EVERY = {name: lambda name=name: make(name, 0.25, seed=3) for name in GATES}
+
+def filled(name):
+    gate = make(name, 0.25, seed=3)
+    if name == "frozen":  # the one that does not begin with nothing
+        gate.calibrate(0.5, question="a")
+    return gate
+
+
+EVERY = {name: lambda name=name: filled(name) for name in GATES}
 EVERY |= {name: lambda name=name: make(name, 0.25, chains=4, seed=3) for name in BUDGETS}
 
 
@@ -349,7 +357,7 @@ def test_the_guarded_gates_of_these_tests_do_alarm():
 
 def test_named_gates_are_what_they_say():
     assert RECOMMENDED in GATES
-    assert {name for name in GATES if not make(name, 0.3).online} == {"presampled"}
+    assert {name for name in GATES if not make(name, 0.3).online} == {"presampled", "frozen"}
     assert make("presampled", 0.3, online=True).online
     assert not make("marginal", 0.3, online=False).online
     assert make("balanced", 0.3, seed=8).seed == 8
@@ -411,7 +419,7 @@ def test_what_a_question_left_goes_when_all_who_began_it_have_ended_it(made):
     assert gate.state()["open"] == []
 
 
-@pytest.mark.parametrize("made", EVERY.values(), ids=EVERY)
+@pytest.mark.parametrize("made", [made for name, made in EVERY.items() if name != "frozen"])
 def test_what_a_gate_holds_grows_with_the_questions_that_are_open(made):
     """But for the scores, of which a bank keeps the last so many."""
     gate, sizes = made(), []
@@ -469,3 +477,38 @@ def test_a_conservative_gate_never_has_too_few_scores():
     assert len(gate.bank) == 20
     with pytest.raises(ValueError, match="there are 0"):
         gate.restore({"bank": [], "control": None, "open": []})
+
+
+def test_a_frozen_gate_learns_nothing():
+    gate = make("frozen", 0.3, seed=3)
+    with pytest.raises(ValueError, match="its bank is empty; fill it from a card"):
+        gate(0.5, question="q", sample=0, turn=0)
+    for i in range(9):
+        gate.calibrate(i / 10, question="a", turn=i)
+    before = gate.state()
+    rng = random.Random(1)
+    chunks = [(f"q{i // 6}", i % 3, i % 2, rng.random()) for i in range(60)]
+    asked = [gate(score, question=q, sample=s, turn=t) for q, s, t, score in chunks]
+    assert gate.state() == before
+    # whatever came before, and in whatever order
+    again = make("frozen", 0.3, seed=3)
+    again.restore(before)
+    again.observe(9.0, True, question="r", sample=0, turn=0)
+    again.finish("q0", 0)
+    backwards = [again(score, question=q, sample=s, turn=t) for q, s, t, score in chunks[::-1]]
+    assert backwards[::-1] == asked
+    assert {one.n for one in asked} == {9}
+    assert {one.alpha for one in asked} == {0.3}
+    with pytest.raises(ValueError, match="takes no more scores"):
+        gate.calibrate(0.5, question="q")
+
+
+def test_a_frozen_gate_is_closed_at_the_latest_by_its_first_decision():
+    gate = make("frozen", 0.3)
+    gate.calibrate(0.5, question="a")
+    gate.close()
+    with pytest.raises(ValueError, match="takes no more scores"):
+        gate.calibrate(0.5, question="a")
+    with pytest.raises(ValueError, match="gate frozen never learns"):
+        make("frozen", 0.3, online=True)
+    assert not make("frozen", 0.3, online=False).online

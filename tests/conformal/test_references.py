@@ -1,13 +1,14 @@
-"""Against crepes (martingales, online p-values) and MAPIE (risk control, simple jumper), to 1e-12 relative."""
+"""Against crepes (martingales, online p-values) and MAPIE (simple jumper, fixed sequence); wealth to 1e-12 relative."""
+
+from itertools import takewhile
 
 import numpy as np
 import pytest
 from crepes import martingales as crepes
 from mapie.exchangeability_testing.martingales import OnlineMartingaleTest
 from mapie.risk_control.fwer_control import control_fwer
-from mapie.risk_control.methods import compute_hoeffding_bentkus_p_value
 
-from a1_sgl.conformal import ScoreBank, SimpleJumper, SleeperStayer, binomial_p_value, certify
+from a1_sgl.conformal import ScoreBank, SimpleJumper, SleeperStayer, Trial
 
 STREAMS = {
     "uniform": lambda rng: rng.random(600),
@@ -62,32 +63,15 @@ def test_wealth_on_online_p_values_is_that_of_crepes(seed):
     assert same(np.exp(mine), reference)
 
 
-@pytest.mark.parametrize("epsilon", [0.02, 0.1, 0.5])
-@pytest.mark.parametrize("n", [45, 200, 1000])
-def test_the_binomial_p_value_is_that_of_mapie(epsilon, n):
-    # MAPIE rounds n * (losses / n) up, which for some counts is one too many.
-    losses = np.array([k for k in range(n + 1) if np.ceil(n * (k / n)) == k])
-    reference = compute_hoeffding_bentkus_p_value(losses / n, n, epsilon, binary=True)[:, 0]
-    mine = np.array([binomial_p_value(int(k), n, epsilon) for k in losses])
-    # MAPIE takes the smaller of Hoeffding's p-value and this one; Hoeffding's is never the smaller below the mean.
-    below = losses <= n * epsilon
-    assert below.sum() > 0
-    assert same(mine[below], np.minimum(reference, mine)[below])
-    assert same(mine[below], reference[below])
-    assert (mine >= reference * (1 - 1e-12)).all()
-
-
 @pytest.mark.parametrize("seed", range(40))
 def test_what_is_certified_is_what_mapie_s_fixed_sequence_rejects(seed):
+    """With the p-values that the bets imply, 1 over the largest wealth (Vovk and Wang 2021, proposition 2.2)."""
     rng = np.random.default_rng(seed)
     n, epsilon, delta = 128, 0.1, 0.2
-    alphas = np.round(np.arange(1, 9) / 10, 1)
+    alphas = np.round(np.arange(1, 9) / 10, 1)[::-1]
+    risks = np.sort(rng.uniform(0.02, 0.12, len(alphas))) if seed % 2 else rng.uniform(0.01, 0.12, len(alphas))
     draws = rng.random(n)
-    risks = np.sort(rng.uniform(0.02, 0.12, len(alphas)))[::-1] if seed % 2 else rng.uniform(0.01, 0.12, len(alphas))
-    losses = {float(a): (draws < r).tolist() for a, r in zip(alphas, risks, strict=True)}
-    mine = certify(losses, epsilon, delta)
-    safest_first = alphas[::-1]
-    r_hat = np.array([np.mean(losses[float(a)]) for a in safest_first])
-    p_values = compute_hoeffding_bentkus_p_value(r_hat, n, epsilon, binary=True)[:, 0]
-    rejected = safest_first[control_fwer(p_values, delta, "fixed_sequence")]
-    assert [t.alpha for t in mine.tests if t.certified] == rejected.tolist()
+    trials = [Trial.of(float(a), (draws < r).tolist(), epsilon, delta) for a, r in zip(alphas, risks, strict=True)]
+    p_values = np.array([min(1.0, 1 / trial.e_value) for trial in trials])
+    rejected = alphas[control_fwer(p_values, delta, "fixed_sequence")]
+    assert [trial.alpha for trial in takewhile(lambda trial: trial.certified, trials)] == rejected.tolist()

@@ -4,33 +4,86 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.integrate import quad
+from scipy.stats import binom, binomtest
 
-from a1_sgl.conformal import binomial_p_value, certify, exact_interval, questions_needed, regressions
-from a1_sgl.conformal.risk import risk_interval
-
-
-def losing(*counts, n=100):
-    return {(i + 1) / 10: [True] * count + [False] * (n - count) for i, count in enumerate(counts)}
+from a1_sgl.conformal import Trial, log_wealth, questions_needed, regressions
 
 
-@given(st.integers(1, 40), st.integers(0, 40), st.floats(0.01, 0.99))
-def test_the_p_value_is_a_sum_of_probabilities(n, losses, epsilon):
-    losses = min(losses, n)
-    total = math.fsum(math.comb(n, k) * epsilon**k * (1 - epsilon) ** (n - k) for k in range(losses + 1))
-    assert binomial_p_value(losses, n, epsilon) == pytest.approx(total, rel=1e-9)
+def bets(lost, n, epsilon):
+    """The wealth as it is defined: an average over risks below epsilon, by numerical integration."""
+
+    def ratio(p):
+        return math.exp(lost * math.log(p / epsilon) + (n - lost) * math.log((1 - p) / (1 - epsilon)))
+
+    def weight(p):  # of Jeffreys' prior, after p = x ** 2, which takes its pole at 0 away
+        return 2 / math.sqrt(1 - p)
+
+    end = math.sqrt(epsilon)
+    peak = [math.sqrt(lost / n)] if 0 < lost < epsilon * n else None
+    value, _ = quad(lambda x: ratio(x * x) * weight(x * x), 0, end, points=peak, epsabs=0, epsrel=1e-10, limit=200)
+    whole, _ = quad(lambda x: weight(x * x), 0, end, epsabs=0, epsrel=1e-12)
+    return value / whole
 
 
-@given(st.floats(0.01, 0.9), st.floats(0.001, 0.9))
+@pytest.mark.parametrize("epsilon", [0.01, 0.05, 0.3])
+@pytest.mark.parametrize(("lost", "n"), [(0, 1), (1, 1), (0, 100), (2, 100), (9, 100), (40, 100), (3, 1000)])
+def test_the_wealth_is_the_average_of_bets(lost, n, epsilon):
+    assert math.exp(log_wealth(lost, n, epsilon)) == pytest.approx(bets(lost, n, epsilon), rel=1e-7)
+
+
+@given(st.integers(0, 60), st.integers(0, 60), st.floats(0.005, 0.9))
+def test_a_fair_bet_is_worth_what_it_costs(lost, kept, epsilon):
+    """At a risk of epsilon the next question changes nothing on average; at a greater one the wealth falls."""
+    n = lost + kept
+    now, gone, more = (math.exp(log_wealth(*at, epsilon)) for at in ((lost, n), (lost + 1, n + 1), (lost, n + 1)))
+    assert epsilon * gone + (1 - epsilon) * more == pytest.approx(now, rel=1e-8)
+    assert gone <= now * (1 + 1e-9) <= more * (1 + 2e-9)
+    assert log_wealth(0, 0, epsilon) == pytest.approx(0, abs=1e-12)
+
+
+@given(st.integers(1, 400), st.floats(0.01, 0.5))
+def test_the_wealth_is_near_that_of_the_best_bet_in_hindsight(n, epsilon):
+    lost = np.arange(0, int(epsilon * n) + 1)
+    best = binom.logpmf(lost, n, lost / n) - binom.logpmf(lost, n, epsilon)
+    short = best - log_wealth(lost, n, epsilon)
+    assert short.max() <= 0.5 * math.log(n) + 1.5
+    assert short.min() >= -1e-9
+
+
+def test_what_underflows_is_no_wealth_and_no_error():
+    with np.errstate(all="raise", under="ignore", divide="raise"):
+        assert log_wealth(1000, 1000, 0.01) == -np.inf
+    test = Trial.of(0.3, [True] * 1000, 0.01, 0.1)
+    assert (test.certified, test.lost) == (False, 1000)
+    assert Trial.of(0.3, [False] * 100_000, 0.03, 0.1).e_value > 1e300  # nor what overflows
+
+
+def test_counts_and_risks_are_broadcast():
+    lost, epsilon = np.array([[0, 1, 1], [0, 0, 0]]), np.array([[0.1], [0.2]])
+    wealth = log_wealth(lost, np.arange(1, 4), epsilon)
+    assert wealth.shape == (2, 3)
+    assert wealth[0, 1] == log_wealth(1, 2, 0.1)
+    assert wealth[1, 2] == log_wealth(0, 3, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "delta", "needed", "fixed"),
+    [(0.03, 0.1, 98, 76), (0.03, 0.05, 125, 99), (0.05, 0.1, 59, 45), (0.05, 0.05, 74, 59)],
+)
+def test_questions_needed_with_none_lost(epsilon, delta, needed, fixed):
+    """And how many an exact binomial test needs, for which their number must be fixed beforehand."""
+    assert questions_needed(epsilon, delta) == needed
+    assert Trial.of(0.3, [False] * needed, epsilon, delta).after == needed
+    assert not Trial.of(0.3, [False] * (needed - 1), epsilon, delta).certified
+    assert min(n for n in range(1, 200) if binom.cdf(0, n, epsilon) <= delta) == fixed
+
+
+@given(st.floats(0.005, 0.9), st.floats(0.001, 0.9))
 def test_questions_needed_are_the_fewest(epsilon, delta):
     n = questions_needed(epsilon, delta)
-    assert binomial_p_value(0, n, epsilon) <= delta
-    assert n == 1 or binomial_p_value(0, n - 1, epsilon) > delta
-
-
-def test_questions_needed_by_hand():
-    assert questions_needed(0.5, 0.25) == 2
-    assert questions_needed(0.05, 0.1) == 45
+    assert log_wealth(0, n, epsilon) >= -math.log(delta)
+    assert n == 1 or log_wealth(0, n - 1, epsilon) < -math.log(delta)
 
 
 def test_regressions_are_what_only_the_reference_got_right():
@@ -39,85 +92,67 @@ def test_regressions_are_what_only_the_reference_got_right():
         regressions([True], [True, False])
 
 
-def test_testing_goes_from_the_safest_down_and_stops_for_good():
-    # Largest alpha first: 1, 2, 30 and then 0 losses, which comes too late to be tested.
-    result = certify(losing(0, 30, 2, 1), epsilon=0.1, delta=0.1)
-    assert [t.alpha for t in result.tests] == [0.4, 0.3, 0.2, 0.1]
-    assert [t.certified for t in result.tests] == [True, True, False, False]
-    assert [t.losses for t in result.tests] == [1, 2, 30, 0]
-    assert result.alpha == 0.3
-    assert result.tests[2].p_value == binomial_p_value(30, 100, 0.1) > 0.1
-    assert result.tests[3].p_value is None
-    assert (result.epsilon, result.delta, result.tests[0].n) == (0.1, 0.1, 100)
-
-
-def test_nothing_or_all_may_be_certified():
-    assert certify(losing(0, 50), 0.1, 0.1).alpha is None
-    assert certify(losing(0, 0), 0.1, 0.1).alpha == 0.1
-
-
-def test_a_p_value_of_just_delta_certifies():
-    delta = binomial_p_value(4, 100, 0.1)
-    assert certify(losing(4), 0.1, delta).alpha == 0.1
-    assert certify(losing(4), 0.1, np.nextafter(delta, 0)).alpha is None
-
-
-def test_too_few_questions_say_how_many_are_needed():
-    with pytest.raises(ValueError, match="44 questions cannot certify epsilon 0.05 at delta 0.1.* at least 45"):
-        certify(losing(0, n=44), 0.05, 0.1)
-    assert certify(losing(0, n=45), 0.05, 0.1).alpha == 0.1
+def test_what_has_passed_stays_passed_whatever_comes_later():
+    losses = [False] * 60 + [True] * 40
+    test = Trial.of(0.3, losses, 0.05, 0.1)
+    assert (test.lost, test.n, test.after, test.certified) == (40, 100, 59, True)
+    assert test.e_value == pytest.approx(math.exp(log_wealth(0, 60, 0.05)))
+    assert not Trial.of(0.3, losses[::-1], 0.05, 0.1).certified
 
 
 @pytest.mark.parametrize(
     ("losses", "epsilon", "delta", "what"),
     [
-        ({}, 0.1, 0.1, "at least one alpha"),
-        ({0.1: [False] * 90, 0.2: [False] * 91}, 0.1, 0.1, r"got \[90, 91\] questions"),
-        ({0.1: [False] * 90}, 0.0, 0.1, "not 0.0 and 0.1"),
-        ({0.1: [False] * 90}, 0.1, 1.0, "not 0.1 and 1.0"),
-        ({0.1: []}, 0.1, 0.1, "0 questions cannot certify"),
+        ([], 0.1, 0.1, "a test needs questions"),
+        ([0.009] * 100, 0.1, 0.1, "True or False"),
+        ([False], 0.0, 0.1, "not 0.0 and 0.1"),
+        ([False], 0.1, 1.0, "not 0.1 and 1.0"),
     ],
 )
 def test_what_cannot_be_tested_is_named(losses, epsilon, delta, what):
     with pytest.raises(ValueError, match=what):
-        certify(losses, epsilon, delta)
+        Trial.of(0.3, losses, epsilon, delta)
+    with pytest.raises(ValueError, match="strictly between"):
+        questions_needed(0.1, 1)
 
 
-@pytest.mark.parametrize("arguments", [(3, 2, 0.1), (-1, 2, 0.1), (0, 0, 0.1), (0, 2, 0.0), (0, 2, 1.0)])
-def test_counts_and_epsilon_must_fit(arguments):
-    with pytest.raises(ValueError, match="counts do not fit|epsilon must lie"):
-        binomial_p_value(*arguments)
+@pytest.mark.parametrize(
+    "changes", [{"alpha": 1.0}, {"lost": 11}, {"lost": -1}, {"e_value": -1.0}, {"e_value": math.nan}, {"after": 11}]
+)
+def test_a_test_that_cannot_be_is_refused(changes):
+    good = {"alpha": 0.3, "lost": 0, "n": 10, "e_value": 2.0, "after": None}
+    Trial(**good)
+    with pytest.raises(ValueError, match="alpha must lie|counts do not fit|certified after"):
+        Trial(**good | changes)
 
 
-def test_the_interval_is_exact():
-    (test,) = certify(losing(3), 0.1, 0.1).tests
-    assert risk_interval(test) == exact_interval(3, 100)
+def most(lost, epsilon):
+    """The largest log wealth of each row after any of its questions."""
+    return log_wealth(np.cumsum(lost, axis=1), np.arange(1, lost.shape[1] + 1), epsilon).max(axis=1)
 
 
-@pytest.mark.parametrize("monotone", [True, False])
-def test_it_certifies_too_much_no_more_often_than_delta(monotone):
-    """Risks just above epsilon are the hardest; one of them lies behind safe alphas, which are nearly always passed."""
-    rng, runs, n, epsilon, delta = np.random.default_rng(7), 2000, 300, 0.1, 0.1
-    risks = {0.9: 0.01, 0.7: 0.02, 0.5: 0.1001, 0.3: 0.11 if monotone else 0.02, 0.1: 0.3}
-    wrong = useful = 0
-    for _ in range(runs):
-        draws = rng.random(n)  # the same questions for every alpha
-        result = certify({alpha: draws < risk for alpha, risk in risks.items()}, epsilon, delta)
-        wrong += any(t.certified and risks[t.alpha] > epsilon for t in result.tests)
-        useful += result.alpha is not None
-    assert binomtest(wrong, runs, delta, alternative="greater").pvalue > 0.01
-    assert wrong > runs * delta / 2  # no hopelessly careful test either
-    assert useful > 0.99 * runs
+@pytest.mark.parametrize("epsilon", [0.03, 0.3])
+def test_looking_after_every_question_certifies_too_much_no_more_often_than_delta(epsilon):
+    runs, wrong = 1000, {}
+    wealth = most(np.random.default_rng(7).random((runs, 1000)) < epsilon, epsilon)
+    for delta in (0.1, 0.05, 0.01):
+        wrong[delta] = int((wealth >= -math.log(delta)).sum())
+        assert binomtest(wrong[delta], runs, delta, alternative="greater").pvalue > 0.01
+    assert wrong[0.1] > runs * 0.05  # no hopelessly careful test either
 
 
-def test_trying_alphas_in_any_order_would_be_caught():
-    """Certifying whatever passes, with no fixed order, is wrong more often than delta."""
-    rng, runs, n, wrong = np.random.default_rng(8), 500, 300, 0
-    for _ in range(runs):
-        wrong += any(binomial_p_value(int(rng.binomial(n, 0.1001)), n, 0.1) <= 0.1 for _ in range(5))
+def test_looking_again_at_a_binomial_test_would_be_caught():
+    """A p-value for a number of questions fixed beforehand, looked at after each increment until it passes."""
+    runs, n = 500, np.arange(100, 2001, 50)
+    counts = np.cumsum(np.random.default_rng(8).random((runs, 2000)) < 0.1, axis=1)[:, n - 1]
+    wrong = int((binom.cdf(counts, n, 0.1) <= 0.1).any(axis=1).sum())
     assert binomtest(wrong, runs, 0.1, alternative="greater").pvalue < 1e-4
 
 
-def test_losses_that_are_no_yes_or_no_are_refused():
-    with pytest.raises(ValueError, match="True or False"):
-        certify({0.1: [0.009] * 100}, 0.1, 0.1)
+def test_it_certifies_what_is_well_below_epsilon():
+    lost = np.random.default_rng(9).random((1000, 500)) < 0.01
+    certified = most(lost, 0.04) >= -math.log(0.1)
+    assert binomtest(int(certified.sum()), 1000, 0.95, alternative="less").pvalue > 0.01
+    # An exact binomial test of all 500, with a number fixed beforehand, is the better one, and not by much.
+    fixed = binom.cdf(lost.sum(axis=1), 500, 0.04) <= 0.1
+    assert certified.sum() >= 0.95 * fixed.sum()

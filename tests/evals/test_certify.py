@@ -1,66 +1,312 @@
-"""Learn then Test on real runs."""
+"""Certification on engines without a model: what is run, what goes on, what is refused, and what it is good for."""
 
 import json
+from collections import Counter
+from dataclasses import replace
 
 import pytest
 
-from a1_sgl.conformal import Card
-from a1_sgl.errors import ConfigError
-from a1_sgl.evals.certify import certify_alphas, vote
-from a1_sgl.evals.runner import Eval
+from a1_sgl.conformal import Card, questions_needed
+from a1_sgl.errors import A1Error, ConfigError, RuntimeFault
+from a1_sgl.evals.certify import Certification, certify
+from a1_sgl.evals.metrics import summarise
+from a1_sgl.evals.report import write
+from a1_sgl.evals.runner import Eval, calibrate, evaluate
 from a1_sgl.evals.tasks import find_task
-from a1_sgl.records import ChainRecord
+from a1_sgl.records import RunFolder
+from a1_sgl.types import VerdictEvent
+
+TASK = find_task("chain")
+ALPHAS = (0.2, 0.35, 0.5)
+EPSILON, DELTA = 0.1, 0.1
+NEEDED = questions_needed(EPSILON, DELTA)
 
 
 def plan(**changes):
     settings = {
-        "task": find_task("chain"), "split": "calibration", "program": "a1", "runtime": None, "questions": 12,
-        "chains": 1, "seed": 7, "levels": "3:5", "sampling": {"temperature": 0.6, "top_p": 1.0}, "alpha": 0.3,
+        "task": TASK, "split": "calibration", "program": "a1", "runtime": None, "questions": NEEDED, "chains": 1,
+        "sampling": {"temperature": 0.6, "top_p": 1.0}, "alpha": 0.3, "gate_kind": "frozen",
     }  # fmt: skip
     return Eval(**settings | changes)
 
 
-def test_the_cheapest_certified_alpha_comes_with_its_card(pair, tmp_path):
-    certificate, best = certify_alphas(plan(), [0.2, 0.6], 0.3, 0.1, pair, tmp_path)
-    written = json.loads((tmp_path / "certificate.json").read_text())
-    assert written["alpha"] == certificate.alpha
-    assert [test["alpha"] for test in written["tests"]] == [test.alpha for test in certificate.tests]
-    assert certificate.tests[0].alpha == 0.6  # the safest first
-    assert {test.n for test in certificate.tests} == {12}
-    # alpha 0.6 on short problems loses next to nothing against the target
-    assert certificate.tests[0].certified
-    card, summary = best
-    assert card.alpha == certificate.alpha == summary["take_over"]["nominal"]
-    card.save(tmp_path / "card.json")
-    assert Card.load(tmp_path / "card.json").certificate["delta"] == 0.1
-    # run again it finds everything done and says the same
-    assert certify_alphas(plan(), [0.2, 0.6], 0.3, 0.1, pair, tmp_path)[0] == certificate
+def what(card, alphas=ALPHAS, epsilon=EPSILON, delta=DELTA, **changes):
+    return Certification(plan(card=card, **changes), alphas, epsilon, delta)
 
 
-def test_nothing_is_certified_where_the_policy_loses(pair, tmp_path):
-    """Long problems at a take-over rate of 2% are the draft's own, half of which it gets wrong."""
-    certificate, best = certify_alphas(plan(levels="9:10"), [0.02], 0.2, 0.1, pair, tmp_path)
-    assert best is None
-    assert certificate.alpha is None
-    assert json.loads((tmp_path / "certificate.json").read_text())["alpha"] is None
+def collected(backend, out, **changes):
+    return calibrate(plan(gate_kind="marginal", questions=40, **changes), backend, out)[0]
 
 
-def test_too_few_questions_are_refused_before_anything_runs(tmp_path):
-    with pytest.raises(ConfigError, match="--questions must be at least 76"):
-        certify_alphas(plan(), [0.2], 0.03, 0.1, None, tmp_path / "none")
-    assert not (tmp_path / "none").exists()
+@pytest.fixture
+def card(scripted, tmp_path):
+    """A card of the pair whose draft is wrong on three questions in ten."""
+    return collected(scripted(0.3), tmp_path / "cal")
 
 
-def record(sample, answer, gold="1"):
-    return ChainRecord(
-        question="q", sample=sample, gold=gold, answer=answer, correct=answer == gold, ending="answered", turns=1,
-        take_overs=0, decode={}, prefill={}, started=0.0, ended=1.0, text="",
-    )  # fmt: skip
+def names(folder):
+    return sorted(str(path.relative_to(folder).parent) for path in folder.rglob("run.json"))
 
 
-def test_a_vote_goes_to_the_earliest_of_equals():
-    assert vote([record(0, "1"), record(1, "2")])
-    assert not vote([record(0, "2"), record(1, "1")])
-    assert vote([record(0, "2"), record(1, "1"), record(2, "1")])
-    assert not vote([record(0, None)])
-    assert not vote([])
+def test_levels_are_tested_from_the_largest_down_until_one_fails(scripted, card, tmp_path):
+    """Wrong chunks are the strangest 30%: what hands over more than that loses nothing, what hands over less does."""
+    trials, certified = certify(what(card), scripted(0.3), tmp_path / "out")
+    assert [trial.alpha for trial in trials] == [0.5, 0.35, 0.2]
+    assert [trial.certified for trial in trials] == [True, True, False]
+    assert [trial.after for trial in trials] == [NEEDED, NEEDED, None]
+    assert [trial.lost for trial in trials[:2]] == [0, 0]
+    assert trials[2].lost > 0.05 * NEEDED
+    folder = f"questions-0-{NEEDED}"
+    assert names(tmp_path / "out") == [f"{folder}/{one}" for one in ("alpha-0.2", "alpha-0.35", "alpha-0.5", "target")]
+    # the card is the same but for its certificate, and none of its questions was asked again
+    found = certified.certificate
+    assert Card.load(tmp_path / "out" / "card.json") == certified
+    assert replace(certified, certificate=None) == card
+    assert found.alphas == (0.5, 0.35)
+    assert (found.epsilon, found.delta, found.split, found.seed, found.calibrated) == (0.1, 0.1, "calibration", 0, 40)
+    assert len(found.questions) == NEEDED
+    assert not set(found.questions) & set(card.questions)
+    assert found.policy["bank"] == card.sha256 == certified.sha256
+    for name in ("task", "program", "models", "sampling", "score", "chains", "vote", "gate", "packages"):
+        assert name in found.policy
+    # every decision was made by the card's bank at the level of its run
+    for alpha in ALPHAS:
+        events = RunFolder.read(tmp_path / "out" / folder / f"alpha-{alpha:g}").events
+        assert {(e.alpha, e.n) for e in events if isinstance(e, VerdictEvent)} == {(alpha, len(card.scores))}
+
+
+def test_the_sequence_ends_with_the_first_level_that_fails(scripted, card, tmp_path):
+    trials, certified = certify(what(card, (0.05, 0.1, 0.15)), scripted(0.3), tmp_path / "out")
+    assert [(trial.alpha, trial.certified) for trial in trials] == [(0.15, False)]
+    assert certified is None
+    assert not (tmp_path / "out" / "card.json").exists()
+    assert not any("alpha-0.1/" in name + "/" for name in names(tmp_path / "out"))
+
+
+def test_more_questions_go_on_with_those_that_are_new_and_with_levels_that_have_not_passed(scripted, card, tmp_path):
+    """Alpha 0.27 loses some of its questions: too many for 29, few enough for more."""
+    out, backend = tmp_path / "out", scripted(0.3)
+    first, some = certify(what(card, (0.27, 0.5)), backend, out)
+    assert [trial.certified for trial in first] == [True, False]
+    asked = what(card, questions=NEEDED + 80).asked
+    calls = len(backend.roles.writer.engine.calls)
+    second, more = certify(what(card, (0.27, 0.5), questions=NEEDED + 80), backend, out)
+    both = (f"questions-0-{NEEDED}", f"questions-{NEEDED}-{NEEDED + 80}")
+    assert names(out) == sorted(
+        [f"{both[0]}/{one}" for one in ("target", "alpha-0.5", "alpha-0.27")]
+        + [f"{both[1]}/{one}" for one in ("target", "alpha-0.27")]
+    )
+    assert second[0] == first[0]  # what has passed is asked nothing more
+    assert (second[1].n, second[1].certified) == (NEEDED + 80, True)
+    assert second[1].lost >= first[1].lost
+    assert some.certificate.alphas == (0.5,)
+    assert more.certificate.alphas == (0.5, 0.27)
+    assert more.certificate.questions == tuple(one.id for one in asked)
+    assert some.certificate.questions == more.certificate.questions[:NEEDED]
+    draft = backend.roles.writer.engine.calls[calls:]
+    assert len({call.prompt for call in draft if call.kind == "generate"}) == 80  # and nobody answered again
+    # given again, it says the same and asks nothing
+    calls = [len(role.engine.calls) for role in backend.roles.all]
+    assert certify(what(card, (0.27, 0.5), questions=NEEDED + 80), backend, out) == (second, more)
+    assert [len(role.engine.calls) for role in backend.roles.all] == calls
+    with pytest.raises(ConfigError, match=f"has asked {NEEDED + 80} questions, and all of them count"):
+        certify(what(card, (0.27, 0.5)), backend, out)
+
+
+def test_an_interruption_loses_nothing(scripted, card, tmp_path):
+    def stop(recorder, planned):
+        raise KeyboardInterrupt
+
+    from a1_sgl.evals.runner import Interrupted
+
+    whole = certify(what(card), scripted(0.3), tmp_path / "whole")
+    with pytest.raises(Interrupted, match="are kept in"):
+        certify(what(card), scripted(0.3), tmp_path / "out", stop)
+    assert not (tmp_path / "out" / "card.json").exists()
+    assert certify(what(card), scripted(0.3), tmp_path / "out") == whole
+
+
+def test_lost_chains_certify_nothing_until_they_are_there(scripted, card, tmp_path):
+    broken = scripted(0.3, lambda call: RuntimeFault("out of memory") if call.number == 20 else None)
+    with pytest.raises(A1Error, match="1 chains were lost in .*target, so nothing is certified; the same command"):
+        certify(what(card), broken, tmp_path / "out")
+    assert not (tmp_path / "out" / "card.json").exists()
+    trials, certified = certify(what(card), scripted(0.3), tmp_path / "out")
+    assert certified.certificate.alphas == (0.5, 0.35)
+    assert trials[0].n == NEEDED
+
+
+@pytest.mark.parametrize(
+    ("changes", "what_differs"),
+    [
+        ({"epsilon": 0.2}, "epsilon: 0.1 before, 0.2 now"),
+        ({"delta": 0.2}, "delta: 0.1 before, 0.2 now"),
+        ({"alphas": (0.4, 0.5)}, r"alphas: \[0.5, 0.35, 0.2\] before, \[0.5, 0.4\] now"),
+        ({"seed": 1}, "seed: 0 before, 1 now"),
+        ({"chains": 2}, "policy.chains: 1 before, 2 now"),
+        ({"vote": "weighted"}, 'policy.vote: "majority" before, "weighted" now'),
+        ({"split": "test"}, 'split: "calibration" before, "test" now'),
+    ],
+)
+def test_what_is_certified_is_settled_by_the_first_question(scripted, card, tmp_path, changes, what_differs):
+    certify(what(card, questions=60), scripted(0.3), tmp_path / "out")
+    before = (tmp_path / "out" / "certification.json").read_text()
+    with pytest.raises(ConfigError, match=f"(?s)something else:\n  {what_differs}.*settled before the first question"):
+        certify(what(card, **{"questions": 200} | changes), scripted(0.3), tmp_path / "out")
+    assert (tmp_path / "out" / "certification.json").read_text() == before
+
+
+def test_a_folder_of_something_else_and_another_card_are_refused(scripted, card, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"not empty and holds no certification\.json"):
+        certify(what(card), scripted(0.3), tmp_path / "full")
+    with pytest.raises(ConfigError, match=r"sampling\.temperature: 0\.6 before, 0\.9 now"):
+        certify(what(card, sampling={"temperature": 0.9, "top_p": 1.0}), scripted(0.3), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "certification.json").write_text("{")
+    with pytest.raises(ConfigError, match="torn cannot be used"):
+        certify(what(card), scripted(0.3), tmp_path / "torn")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"questions": NEEDED - 1}, f"{NEEDED - 1} questions cannot certify .* --questions must be at least {NEEDED}"),
+        ({"gate_kind": "adaptive-turn"}, "gate adaptive-turn cannot be certified: it learns or adapts"),
+        ({"program": "direct", "runtime": "target", "alpha": None}, "program direct has no gate"),
+        ({"alarm": "hand-over"}, "alarm hand-over changes the policy"),
+        ({"alphas": ()}, "no alpha to certify"),
+        ({"alphas": (0.5, 1.5)}, "strictly between 0 and 1, not 1.5"),
+        ({"epsilon": 0.0}, "epsilon must lie strictly between 0 and 1, not 0"),
+        ({"delta": 1.0}, "delta must lie strictly between 0 and 1, not 1"),
+    ],
+)
+def test_what_cannot_be_certified_is_not_offered(card, changes, expected):
+    with pytest.raises(ConfigError, match=expected):
+        what(card, **changes)
+
+
+def test_as_many_questions_as_suffice_are_the_default(card):
+    assert what(card, questions=None).count == NEEDED == len(what(card, questions=None).asked)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"card": None}, "gate frozen has the scores of a card and no others; name one with --calibration"),
+        ({"parameters": {"presample": 2}}, "gate frozen never learns, so it takes no scores from presample"),
+        ({"alarm": "recalibrate"}, "gate frozen never learns, so it cannot recalibrate; --alarm warn or hand-over"),
+        ({"online": True}, "gate frozen never learns"),
+    ],
+)
+def test_a_frozen_gate_is_refused_where_it_would_not_be_one(card, changes, expected):
+    with pytest.raises(ConfigError, match=expected):
+        plan(**{"card": card} | changes)
+
+
+def test_a_program_of_ones_own_cannot_teach_a_frozen_gate(card):
+    with pytest.raises(ValueError, match="takes no more scores"):
+        plan(card=card).gate().calibrate(0.5, question="q")
+    with pytest.raises(ValueError, match="takes no more scores"):
+        plan(card=card, alarm="warn").gate().calibrate(0.5, question="q")
+
+
+@pytest.fixture
+def certified(scripted, card, tmp_path):
+    return certify(what(card), scripted(0.3), tmp_path / "out")[1]
+
+
+def test_a_run_that_is_what_was_certified_says_so_in_all_that_is_kept_of_it(scripted, certified, tmp_path):
+    run = plan(card=certified, split="test", questions=12, alpha=0.35, certified=True)
+    _, summary = evaluate(run, scripted(0.3), tmp_path / "run")
+    assert summary["certificate"]["covered"]
+    assert summary["certificate"]["says"].startswith("certified: alpha 0.35 loses at most 0.1 of such questions")
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["certificate"] == summary["certificate"]
+    folder = RunFolder.read(tmp_path / "run")
+    assert summarise(folder)["certificate"] == summary["certificate"]
+    write(tmp_path / "page" / "report.html", {"run": folder})
+    assert "run is certified: alpha 0.35 loses at most" in (tmp_path / "page" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"gate_kind": "balanced"}, "gate is balanced, certified is frozen"),
+        ({"alpha": 0.2}, "alpha is 0.2, certified is 0.5, 0.35"),
+        ({"chains": 2}, "chains is 2, certified is 1"),
+        ({"vote": "weighted"}, "vote is weighted, certified is majority"),
+        ({"rate": "own"}, "rate is own, certified is null"),
+        ({"alarm": "hand-over"}, "alarm is hand-over, certified is null"),
+        (
+            {"sampling": {"temperature": 0.9, "top_p": 1.0}, "allow_mismatch": ("sampling",)},
+            "sampling.temperature is 0.9, certified is 0.6",
+        ),
+        ({"levels": "3:5", "allow_mismatch": ("levels",)}, "levels is [3, 5], certified is [3, 10]"),
+    ],
+)
+def test_a_run_that_is_not_says_why_or_is_refused(scripted, certified, tmp_path, changes, why):
+    settings = {"card": certified, "split": "test", "questions": 4, "alpha": 0.35} | changes
+    with pytest.raises(ConfigError) as refused:
+        evaluate(plan(**settings, certified=True), scripted(0.3), tmp_path / "run")
+    assert str(refused.value).startswith(f"not covered by the card's certificate: {why}; ")
+    assert not (tmp_path / "run").exists()
+    _, summary = evaluate(plan(**settings), scripted(0.3), tmp_path / "run")
+    assert summary["certificate"] == {"covered": False, "says": f"not covered by the card's certificate: {why}"}
+
+
+def test_a_warning_alarm_changes_nothing_of_it(scripted, certified, tmp_path):
+    run = plan(card=certified, split="test", questions=4, alpha=0.5, alarm="warn", certified=True)
+    assert evaluate(run, scripted(0.3), tmp_path / "run")[1]["certificate"]["covered"]
+
+
+def test_questions_of_the_certificate_are_no_test_of_it(scripted, certified, tmp_path):
+    task = TASK.only(TASK.sample("calibration", NEEDED, 0, but=certified.questions))
+    run = plan(card=certified, task=task, questions=None, alpha=0.5)
+    _, summary = evaluate(run, scripted(0.3), tmp_path / "run")
+    assert f"{NEEDED} of the questions were asked for the certificate" in summary["certificate"]["says"]
+
+
+def test_another_bank_and_no_certificate_are_not_covered(scripted, certified, tmp_path):
+    other = replace(certified, scores=(9.0, *certified.scores[1:]))
+    _, summary = evaluate(plan(card=other, split="test", questions=4, alpha=0.5), scripted(0.3), tmp_path / "other")
+    assert f"bank is {other.sha256}, certified is {certified.sha256}" in summary["certificate"]["says"]
+    bare = plan(card=replace(certified, certificate=None), split="test", questions=4, alpha=0.5)
+    assert evaluate(bare, scripted(0.3), tmp_path / "bare")[1]["certificate"] is None
+    with pytest.raises(ConfigError, match="--certified needs a card with a certificate"):
+        evaluate(replace(bare, certified=True), scripted(0.3), tmp_path / "none")
+    # certified later, the same run is covered when it is looked at again
+    later = replace(bare, card=certified)
+    assert evaluate(later, scripted(0.3), tmp_path / "bare")[1]["certificate"]["covered"]
+
+
+def test_a_question_is_lost_by_the_vote_that_is_used(scripted, tmp_path):
+    """The first chain of every question rates itself highest, and is wrong where the draft is; the others never are."""
+    from a1_sgl.voting import VOTES, vote
+
+    @vote("first alone")
+    def first(chains):
+        return [float(i == 0) for i in range(len(chains))]
+
+    def odd(backend):  # all chains but a question's first are answered rightly
+        engine, seen = backend.roles.writer.engine, Counter()
+        write_one = engine._texts
+
+        def texts(call):
+            seen[call.prompt] += 1
+            return write_one(call) if seen[call.prompt] == 1 else right(call)
+
+        right, engine._texts = backend.roles.verifier.engine._texts, texts
+        return backend
+
+    try:
+        card = collected(odd(scripted(0.5)), tmp_path / "cal", chains=3)
+        settled = {"chains": 3, "questions": 60}
+        one, _ = certify(what(card, (0.05,), vote="first alone", **settled), odd(scripted(0.5)), tmp_path / "first")
+        most, _ = certify(what(card, (0.05,), vote="majority", **settled), odd(scripted(0.5)), tmp_path / "majority")
+    finally:
+        del VOTES["first alone"]
+    assert one[0].lost > 15
+    assert most[0].lost == 0
+    assert most[0].certified

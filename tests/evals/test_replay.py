@@ -270,7 +270,7 @@ def test_missing_files_and_options_are_named(trace, tmp_path):
     with pytest.raises(ConfigError, match="unknown gate 'x'; known: balanced"):
         Replay(trace).run("x", 0.4, 0)
     with pytest.raises(ConfigError, match="--calibration"):
-        Replay(trace).run("split", 0.4, 0)
+        Replay(trace).run("frozen", 0.4, 0)
     with pytest.raises(ConfigError, match="interleave"):
         Replay(trace, 0).run("marginal", 0.4, 0)
     with pytest.raises(ConfigError, match="unknown order"):
