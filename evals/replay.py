@@ -24,6 +24,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, FiniteFloat, NonNegativeInt, ValidationError
 
 from a1_sgl.conformal import (
+    AUDITED,
     BUDGETS,
     GATES,
     RECOMMENDED,
@@ -285,6 +286,8 @@ class Replay:
             gate = Gate(alpha, ScoreBank(self.calibration), online=False, seed=seed)
         elif name in (*GATES, *BUDGETS):
             gate = make(name, alpha, chains=self.trace.chains_per_question, seed=seed)
+        elif name == AUDITED:
+            raise ConfigError(f"gate {name} cannot be replayed: no record says what other audits would have found")
         else:
             raise ConfigError(f"unknown gate {name!r}; known: {', '.join([*GATES, *BUDGETS, *RULES])}")
 

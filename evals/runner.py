@@ -10,19 +10,31 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from a1_sgl.conformal import BUDGETS, DEFAULT, GATES, Card, Decider, GuardedGate, find_score, make
+from a1_sgl.conformal import AUDITED, DEFAULT, KNOWN, AuditedGate, Card, Decider, Gate, GuardedGate, find_score, make
 from a1_sgl.conformal.alarm import ACTIONS
 from a1_sgl.engine import Scope, ended, stack, submit
 from a1_sgl.errors import ChainAborted, ConfigError, RecordFault
 from a1_sgl.evals.accounting import joules
 from a1_sgl.evals.environment import environment, fingerprint, packages
+from a1_sgl.evals.exact import NAME as EXACT
 from a1_sgl.evals.grading_stage import Grading
 from a1_sgl.evals.metrics import summarise
 from a1_sgl.evals.tasks import Task, sha256
 from a1_sgl.programs import Program, find_program, stop_strings
 from a1_sgl.records import Recorder, RunFolder
-from a1_sgl.session import Backend, find_rate, stoppable
-from a1_sgl.types import CalibrationEvent, ChainEvent, Event, Listener, LostEvent, Question, Result, VerdictEvent
+from a1_sgl.session import Backend, find_audit, find_rate, stoppable
+from a1_sgl.types import (
+    AuditEvent,
+    CalibrationEvent,
+    ChainEvent,
+    Event,
+    Listener,
+    LostEvent,
+    Question,
+    Result,
+    VerdictEvent,
+    unanswered,
+)
 from a1_sgl.voting import find_vote
 
 
@@ -43,9 +55,12 @@ class Eval:
         vote: how chains make an answer, a name in `VOTES`; None is the program's way.
         rate: how chains are rated for it, a name in `RATES`; None is the program's way.
         chunking: what ends a chunk, a name in `CHUNKINGS`; None is the task's way.
-        alpha: nominal take-over rate, for a program with a gate; where a gate is optional, None leaves it out.
+        alpha: nominal take-over rate, for a program with a gate; where a gate is optional, None leaves it out. For gate
+            `AUDITED`, the level it starts from.
         card: calibration card the gate starts from; None starts from an empty bank.
-        gate_kind: a name in `GATES` or `BUDGETS`.
+        gate_kind: a name in `KNOWN`.
+        epsilon, audit_rate: for gate `AUDITED`, as `make` has them.
+        audit: how that gate's chunks are audited, a name in `AUDITS`; None is the task's way.
         online: whether scores join the bank during the run; None is what suits the gate.
         alarm: what a drift alarm does, a name in `ACTIONS`; None sets no alarm.
         alarm_threshold: of the martingale's wealth.
@@ -69,6 +84,9 @@ class Eval:
     alpha: float | None = None
     card: Card | None = None
     gate_kind: str = DEFAULT
+    epsilon: float | None = None
+    audit_rate: float | None = None
+    audit: str | None = None
     online: bool | None = None
     alarm: str | None = None
     alarm_threshold: float = 100.0
@@ -77,8 +95,12 @@ class Eval:
     def __post_init__(self) -> None:
         for name, value in self.parameters.items():
             self.strategy.check(name, value)
-        if self.gate_kind not in (*GATES, *BUDGETS):
-            raise ConfigError(f"unknown gate {self.gate_kind!r}; known: {', '.join([*GATES, *BUDGETS])}")
+        if self.gate_kind not in KNOWN:
+            raise ConfigError(f"unknown gate {self.gate_kind!r}; known: {', '.join(KNOWN)}")
+        if self.audit is not None and self.gate_kind != AUDITED:
+            raise ConfigError(f"gate {self.gate_kind} asks for no audits, of any kind; gate {AUDITED} does")
+        if self.audit == EXACT and self.task.audit != EXACT:
+            raise ConfigError(f"audit {EXACT} knows steps of generated tasks alone, not of task {self.task.name}")
         if self.alarm not in (None, *ACTIONS):
             raise ConfigError(f"unknown alarm {self.alarm!r}; known: {', '.join(ACTIONS)}")
         for name in ("questions", "chains"):
@@ -95,6 +117,7 @@ class Eval:
             find_vote(self.voted)
             if self.rate is not None:
                 find_rate(self.rate)
+            find_audit(self.audited_by)
             _ = self.stop
             self.gate()
         except ValueError as error:
@@ -123,6 +146,11 @@ class Eval:
     def voted(self) -> str:
         """The vote that makes the answer."""
         return self.vote or self.strategy.vote
+
+    @property
+    def audited_by(self) -> str:
+        """How chunks are audited that the gate draws for it."""
+        return self.audit or self.task.audit
 
     @property
     def score(self) -> str:
@@ -158,10 +186,14 @@ class Eval:
         """What ``run.json`` holds and a resumed run must equal."""
         gate = None
         if self.gated:
+            audits = None
+            if isinstance(made := self._made(), AuditedGate):
+                audits = {"epsilon": made.audits.epsilon, "rate": made.audits.rate, "by": self.audited_by}
             gate = {
                 "alpha": self.alpha, "kind": self.gate_kind, "online": self.online, "p_value": "smoothed",
                 "calibration": self.card.sha256 if self.card else None,
                 "alarm": {"action": self.alarm, "threshold": self.alarm_threshold} if self.alarm else None,
+                "audits": audits,
             }  # fmt: skip
         return self.protocol(backend) | {
             "split": self.split,
@@ -178,15 +210,21 @@ class Eval:
 
     def gate(self) -> Decider | None:
         """A fresh gate with the card's scores; None for a program without one."""
-        if not self.gated or self.alpha is None:
+        if not self.gated:
             return None
-        made = make(self.gate_kind, self.alpha, chains=self.chains, online=self.online, seed=self.seed)
-        gate: Decider = made
+        gate: Decider = (made := self._made())
         if self.alarm is not None:
             gate = GuardedGate(made, action=self.alarm, threshold=self.alarm_threshold)
         if self.card is not None:
             self.card.fill(gate)
         return gate
+
+    def _made(self) -> Gate:
+        assert self.alpha is not None
+        return make(
+            self.gate_kind, self.alpha, chains=self.chains, online=self.online, seed=self.seed, epsilon=self.epsilon,
+            audit_rate=self.audit_rate,
+        )  # fmt: skip
 
     def run(
         self, question: Question, samples: Sequence[int], backend: Backend, gate: Decider | None, listener: Listener
@@ -194,7 +232,7 @@ class Eval:
         """Runs the program on one question. Errors as in `Program.run`."""
         state = self.strategy.run(
             question=question, samples=samples, listener=listener, backend=backend, gate=gate, vote=self.vote,
-            rate=self.rate, seed=self.seed, stop=self.stop, **self.sampling, **self.arguments,
+            rate=self.rate, audit=self.audited_by, seed=self.seed, stop=self.stop, **self.sampling, **self.arguments,
         )  # fmt: skip
         result: Result = state.ret_value
         return result
@@ -263,13 +301,20 @@ def evaluate(
 
 
 def resumed(gate: Decider | None, folder: RunFolder) -> Decider | None:
-    """The gate as it was when the run stopped: scores of finished chains join in recorded order."""
+    """The gate as it was when the run stopped: scores and audits of finished chains come in recorded order.
+
+    An audit that the last session did not live to answer counts as wrong.
+    """
     if gate is not None:
         for event in folder.events:
             if isinstance(event, VerdictEvent):
                 gate.observe(event.score, event.take_over, **event.place._asdict())
+            elif isinstance(event, AuditEvent):
+                gate.audited(event.wrong, **event.place._asdict())
             elif isinstance(event, CalibrationEvent):
                 gate.calibrate(event.score, question=event.question, task=event.task)
+        for verdict in unanswered(folder.events):
+            gate.audited(True, **verdict.place._asdict())
         for name in folder.done():
             gate.finish(*name)
     return gate

@@ -205,6 +205,17 @@ def print_summaries(runs: dict[str, dict[str, Any]]) -> None:
     row("  alpha", lambda s: _plain(s["take_over"]["nominal"]))
     row("  selectivity", lambda s: _plain(s["take_over"]["selectivity"]))
     row("  decisions", lambda s: f"{s['take_over']['decisions']:,}" if s["take_over"]["decisions"] else "-")
+    if any(s["audits"] for s in runs.values()):
+
+        def audited(name: str, cell: Any) -> None:
+            row(name, lambda s: cell(s["audits"]) if s["audits"] else "-")
+
+        audited("audits", lambda a: f"{a['wrong']['decisions']:,}")
+        audited("  wrong", lambda a: percent(a["wrong"], "realised"))
+        audited("  target decode", lambda a: f"{a['tokens']['target_decode']:,}")
+        audited("false accepts", lambda a: _plain(a["false_accepts"]["estimate"]))
+        audited("  at most", lambda a: _plain(a["false_accepts"]["most"]))
+        audited("  epsilon", lambda a: _plain(a["epsilon"]))
     for name in ("draft", "target"):
         row(f"{name} decode", lambda s, name=name: f"{s['tokens'][f'{name}_decode']:,}")
         if any(s["tokens"][f"{name}_dropped"] for s in runs.values()):
@@ -216,7 +227,8 @@ def print_summaries(runs: dict[str, dict[str, Any]]) -> None:
     console.print(table)
     console.print(
         "[...]: 95% intervals. decode, prefill: tokens. selectivity: of the chunks handed\n"
-        "over, the share that hindsight would have. cached share: of prompt tokens.",
+        "over, the share that hindsight would have. cached share: of prompt tokens."
+        + ("\nfalse accepts: wrong chunks accepted per decision." if any(s["audits"] for s in runs.values()) else ""),
         markup=False,
     )
 

@@ -6,18 +6,23 @@ control, which sets the level that its p-value is compared with.
 
 from a1_sgl.conformal.alarm import Alarm, GuardedGate, every_chunk, first_chunks
 from a1_sgl.conformal.audit import Audit, Decided, Rate, exact_interval
+from a1_sgl.conformal.auditing import Audited, AuditedGate, false_accepts
 from a1_sgl.conformal.bank import Bank, Counts, MondrianBank, ScoreBank, ShrunkBank
 from a1_sgl.conformal.budget import OpenBudget, TurnBudget, worst
 from a1_sgl.conformal.card import Card
 from a1_sgl.conformal.control import Control, Fixed, Offsets
 from a1_sgl.conformal.gate import Decider, Decision, Gate
 from a1_sgl.conformal.gates import (
+    AUDIT_RATE,
+    AUDITED,
     BUDGETS,
     DEFAULT,
     GATES,
+    KNOWN,
     RECOMMENDED,
     adaptive,
     adaptive_turn,
+    audited,
     balanced,
     decaying_turn,
     make,
@@ -36,14 +41,19 @@ from a1_sgl.conformal.risk import Certificate, Tested, binomial_p_value, certify
 from a1_sgl.conformal.scores import SCORES, Evidence, Score, find_score, score
 
 __all__ = [
+    "AUDITED",
+    "AUDIT_RATE",
     "BUDGETS",
     "DEFAULT",
     "GATES",
+    "KNOWN",
     "MARTINGALES",
     "RECOMMENDED",
     "SCORES",
     "Alarm",
     "Audit",
+    "Audited",
+    "AuditedGate",
     "Bank",
     "Card",
     "Certificate",
@@ -72,6 +82,7 @@ __all__ = [
     "TurnBudget",
     "adaptive",
     "adaptive_turn",
+    "audited",
     "balanced",
     "binomial_p_value",
     "certify",
@@ -79,6 +90,7 @@ __all__ = [
     "decaying_turn",
     "every_chunk",
     "exact_interval",
+    "false_accepts",
     "find_score",
     "first_chunks",
     "make",

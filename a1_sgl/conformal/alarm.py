@@ -99,7 +99,7 @@ class GuardedGate:
         """As `Gate`; after an alarm with ``hand-over`` the level is 1."""
         self._watch(score, Place(question, sample, turn, task, attempt))
         decision = self.gate(score, question=question, sample=sample, turn=turn, task=task, attempt=attempt)
-        return decision._replace(alpha=1.0) if self.alarms and self.action == "hand-over" else decision
+        return decision._replace(alpha=1.0, audit=False) if self.alarms and self.action == "hand-over" else decision
 
     def observe(
         self, score: float, take_over: bool, *, question: Hashable, sample: int, turn: int, task: Hashable = "",
@@ -116,6 +116,12 @@ class GuardedGate:
         if self.watch(place := Place(question, sample, turn, task, attempt)):
             self.bank.add(score, place)
         self.gate.calibrate(score, question=question, sample=sample, turn=turn, task=task, attempt=attempt)
+
+    def audited(
+        self, wrong: bool, *, question: Hashable, sample: int, turn: int, task: Hashable = "", attempt: int = 0
+    ) -> None:  # fmt: skip
+        """As `Gate.audited`."""
+        self.gate.audited(wrong, question=question, sample=sample, turn=turn, task=task, attempt=attempt)
 
     def finish(self, question: Hashable, sample: int) -> None:
         """As `Gate.finish`."""

@@ -27,12 +27,14 @@ class Decision(NamedTuple):
         alpha: the level it was compared with; the target takes over when ``p_value <= alpha``. A control that adapts
             may leave [0, 1] for a while.
         n: how many scores it was ranked among.
+        audit: whether the chunk, which is accepted, is to be audited and the gate told (`Decider.audited`).
     """
 
     score: float
     p_value: float
     alpha: float
     n: int
+    audit: bool = False
 
     @property
     def take_over(self) -> bool:
@@ -65,6 +67,12 @@ class Decider(Protocol):
         self, score: float, *, question: Hashable, sample: int = 0, turn: int = 0, task: Hashable = "", attempt: int = 0
     ) -> None:  # fmt: skip
         """Puts in a calibration score."""
+        ...
+
+    def audited(
+        self, wrong: bool, *, question: Hashable, sample: int, turn: int, task: Hashable = "", attempt: int = 0
+    ) -> None:  # fmt: skip
+        """Takes note of what the audit of a chunk found, after its decision and perhaps many others."""
         ...
 
     def finish(self, question: Hashable, sample: int) -> None:
@@ -156,15 +164,20 @@ class Gate:
         with self._lock:
             self.bank.add(score, Place(question, sample, turn, task, attempt))
 
+    def audited(
+        self, wrong: bool, *, question: Hashable, sample: int, turn: int, task: Hashable = "", attempt: int = 0
+    ) -> None:  # fmt: skip
+        """Nothing to note: this gate asks for no audits."""
+
     def finish(self, question: Hashable, sample: int) -> None:
         """Takes note that a chain has ended, however it did."""
         with self._lock:
             self.control.finish(question, sample)
 
-    def draw(self, place: Place) -> float:
-        """The chunk's draw from Uniform(0, 1), a fresh one for each attempt."""
+    def draw(self, place: Place, use: str = "") -> float:
+        """The chunk's draw from Uniform(0, 1), a fresh one for each attempt and for each use that has a name."""
         question, sample, turn, task, attempt = place
-        name = f"{self.seed}\0{question}\0{sample}\0{turn}\0{task}"
+        name = f"{use}{self.seed}\0{question}\0{sample}\0{turn}\0{task}"
         if attempt:  # a first attempt has the draw that it has where nothing is drawn again
             name += f"\0{attempt}"
         return (int.from_bytes(blake2b(name.encode(), digest_size=7).digest()) >> 3) * 2.0**-53
