@@ -12,7 +12,7 @@ from a1_sgl.engine import Scope, stack, wait
 from a1_sgl.session.account import Account
 from a1_sgl.session.audits import Audit
 from a1_sgl.session.chain import Chain, seeds
-from a1_sgl.types import AuditEvent, Chunk, calls_of
+from a1_sgl.types import AuditEvent, Chunk
 
 PRIORITY = -1
 """Of an audit's requests: chains go before it. A runtime heeds it with ``--enable-priority-scheduling
@@ -61,7 +61,7 @@ class Auditor:
         except Exception as failure:  # stopped, or whatever else it met
             wrong, error = True, f"{type(failure).__name__}: {failure}"
         chain.leave()
-        calls = tuple(calls_of(chain.account.events))
+        calls = tuple(chain.account.calls)
         try:
             self._account.tell(AuditEvent(**place._asdict(), by=self._by.name, wrong=wrong, error=error, calls=calls))
         finally:

@@ -15,7 +15,7 @@ from a1_sgl.conformal import SCORES, Decider, Decision, Score
 from a1_sgl.engine import Generation, Scope, stack, wait
 from a1_sgl.errors import ChainAborted, ConfigError
 from a1_sgl.session import judge, scoring
-from a1_sgl.session.account import Account, call
+from a1_sgl.session.account import Account
 from a1_sgl.session.branch import Branch
 from a1_sgl.session.context import Context
 from a1_sgl.session.roles import Role, Roles
@@ -151,7 +151,7 @@ class Chain:
                 said = wait(_result(task)) if task is not None else self._generate(author, left, sampling, self.context)
                 task = None
                 text, ids, ended = text + said.text, ids + said.ids, said.ended
-                calls.append(call(said.spent, author.name, "decode"))
+                calls.append(self.account.call(said.spent, author.name, "decode"))
                 if not said.spent.completion_tokens:
                     break
                 left -= said.spent.completion_tokens
@@ -360,7 +360,7 @@ class Chain:
         """Accounts for a request that was stopped, once."""
         spent, error.spent = error.spent, None
         if spent is not None:
-            self.account.waste(call(spent, role.name, kind), "stopped", self.sample, self.turn)
+            self.account.waste(self.account.call(spent, role.name, kind), "stopped", self.sample, self.turn)
 
     # --- inside -----------------------------------------------------------------------------------------------
 
@@ -386,7 +386,8 @@ class Chain:
         except Exception:  # whatever it failed at is of no consequence any more
             pass
         if spent is not None:
-            self.account.waste(call(spent, begun.author.name, "decode"), reason, self.sample, self.turn)
+            made = self.account.call(spent, begun.author.name, "decode")
+            self.account.waste(made, reason, self.sample, self.turn)
 
     def _over(self) -> None:
         """Gives its text back."""

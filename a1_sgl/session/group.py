@@ -12,7 +12,7 @@ from sglang.lang.interpreter import ProgramState
 
 from a1_sgl.engine import Route, Scope, wait
 from a1_sgl.errors import A1Error, ChainAborted, ConfigError, RuntimeFault
-from a1_sgl.session.account import Account, call
+from a1_sgl.session.account import Account
 from a1_sgl.session.auditor import Auditor
 from a1_sgl.session.audits import find_audit
 from a1_sgl.session.branch import Branch
@@ -234,7 +234,8 @@ class Group:
             if isinstance(spent, BaseException):
                 failure = failure or spent
                 continue
-            self._account.tell(PromptEvent(question=self.query.question.id, call=call(spent, role.name, "prefill")))
+            made = self._account.call(spent, role.name, "prefill")
+            self._account.tell(PromptEvent(question=self.query.question.id, call=made))
             codec = role.engine.codec
             image_tokens[codec.key] = spent.prompt_tokens - self._prompt.tokens(codec)
         if failure is not None:
