@@ -120,6 +120,7 @@ class Chunk:
         ids: its token ids under the author's tokenizer, an end token excluded.
         ended: whether the author ended its turn after it (an end token was sampled).
         start: how many pieces of the chain's transcript come before it.
+        budget: most tokens that its author might have written.
     """
 
     author: str
@@ -127,6 +128,7 @@ class Chunk:
     ids: tuple[int, ...]
     ended: bool
     start: int
+    budget: int = 0
 
 
 class PromptEvent(_Record):
@@ -167,7 +169,8 @@ class VerdictEvent(_Record):
 
     `attempt` counts the draws of a turn from 0, where chunks are drawn again. `tokens` were judged by `call`;
     `draft_call` is the draft's own scoring, where the score asks for it. A rule that is no gate has no p-value and no
-    level, and one that reads the text alone makes no call.
+    level, and one that reads the text alone makes no call. With `audit` an `AuditEvent` follows, perhaps after the
+    chain's end.
     """
 
     event: Literal["verdict"] = "verdict"
@@ -182,8 +185,36 @@ class VerdictEvent(_Record):
     n: int = 0
     take_over: bool
     replaced: bool
+    audit: bool = False
     call: Call | None = None
     draft_call: Call | None = None
+    task: str = ""
+
+    @property
+    def place(self) -> Place:
+        """The chunk's name, as gates know it."""
+        return Place(self.question, self.sample, self.turn, self.task, self.attempt)
+
+
+class AuditEvent(_Record):
+    """An accepted chunk was audited: somebody found out whether it is wrong, beside its chain.
+
+    Attributes:
+        by: how, a name in `a1_sgl.session.AUDITS`.
+        wrong: what was found. An audit that failed or was stopped found nothing, and counts as wrong.
+        error: why it found nothing; None where it did.
+        calls: what it took; all they decoded is in no chain.
+    """
+
+    event: Literal["audit"] = "audit"
+    question: str
+    sample: int
+    turn: int
+    attempt: int = 0
+    by: str
+    wrong: bool
+    error: str | None = None
+    calls: tuple[Call, ...] = ()
     task: str = ""
 
     @property
@@ -264,6 +295,7 @@ Event = Annotated[
     | CalibrationEvent
     | ChunkEvent
     | VerdictEvent
+    | AuditEvent
     | DropEvent
     | RatingEvent
     | ChainEvent
@@ -282,9 +314,20 @@ def calls_of(events: Iterable[Event]) -> list[Call]:
             calls.append(event.call)
         elif isinstance(event, VerdictEvent):
             calls.extend(call for call in (event.call, event.draft_call) if call is not None)
-        elif isinstance(event, ChunkEvent | CalibrationEvent | DropEvent | LostEvent):
+        elif isinstance(event, ChunkEvent | CalibrationEvent | AuditEvent | DropEvent | LostEvent):
             calls.extend(event.calls)
     return calls
+
+
+def unanswered(events: Iterable[Event]) -> list[VerdictEvent]:
+    """Verdicts whose audit has no answer among `events`, since the process was killed, say; they count as wrong."""
+    open_: dict[Place, VerdictEvent] = {}
+    for event in events:
+        if isinstance(event, VerdictEvent) and event.audit:
+            open_[event.place] = event
+        elif isinstance(event, AuditEvent):
+            open_.pop(event.place, None)
+    return list(open_.values())
 
 
 @dataclass(frozen=True)
@@ -319,7 +362,7 @@ class Usage:
         for event in events:
             if isinstance(event, DropEvent) and event.author != PROGRAM:
                 dropped[event.author] = dropped.get(event.author, 0) + event.tokens
-            elif isinstance(event, LostEvent):
+            elif isinstance(event, AuditEvent | LostEvent):
                 for call in event.calls:
                     dropped[call.role] = dropped.get(call.role, 0) + call.completion_tokens
         prompt, cached = (sum(getattr(call, name) for call in calls) for name in ("prompt_tokens", "cached_tokens"))

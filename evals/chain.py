@@ -13,6 +13,7 @@ Splits are disjoint by construction (`a1_sgl.evals.generated`); the pocket pair 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -91,6 +92,25 @@ class Problem:
         """How many steps."""
         return len(self.steps)
 
+    def follows(self, before: str, line: str) -> bool:
+        """Whether `line` is right after the lines `before`: the next step of the value that they come to, the answer,
+        or the correction of the last step. A step that builds faithfully on an error before it is right."""
+        index, value = 0, self.start
+        for said in _LINE.finditer(before):
+            index, value = index + (not said[1]), int(said[2])
+        ended, line = "boxed" in before, line.strip()
+        if line.startswith("Wait, "):
+            return line.removeprefix("Wait, ") in (self.lines[-1:] if ended else self.lines[:index][-1:])
+        if ended or index > len(self.steps):
+            return False
+        if index == len(self.steps):
+            return line == answer_line(value)
+        step = self.steps[index]
+        return line == f"{value} {step.op} {step.operand} = {step.apply(value)}"
+
+
+_LINE = re.compile(r"^(Wait, )?.* = (\d+)$", re.M)
+
 
 def answer_line(value: int) -> str:
     """The last line of a solution."""
@@ -122,3 +142,21 @@ def draw(rng: random.Random, operations: int) -> Problem:
 def problems(split: Split, seed: int | str, levels: range = OPERATIONS) -> Iterator[Problem]:
     """Distinct problems of `split`, without end; see `a1_sgl.evals.generated.distinct`."""
     return distinct("chain", draw, split, seed, levels)
+
+
+def read(text: str) -> Problem:
+    """The problem that `text` is the question of.
+
+    Raises:
+        ValueError: it is none.
+    """
+    start = re.match(r"Start with (\d+)\.", text)
+    steps = tuple(
+        Step(op, int(found[1]))
+        for sentence in re.findall(r"[A-Z][^.]*\.", text)
+        for op, words in _WORDS.items()
+        if (found := re.fullmatch(words.format(r"(\d+)"), sentence))
+    )
+    if start is None or (problem := Problem(int(start[1]), steps)).text != text:
+        raise ValueError(f"no problem of chain: {text!r}")
+    return problem

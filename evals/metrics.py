@@ -9,14 +9,14 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from a1_sgl.conformal import BUDGETS, GATES, Control, Decided, Rates, make
+from a1_sgl.conformal import BUDGETS, GATES, Control, Decided, Rate, Rates, false_accepts, make
 from a1_sgl.conformal.rates import summary as rate
 from a1_sgl.errors import ConfigError
 from a1_sgl.evals.accounting import call_times, flops, latency, perplexity, throughput, tokens
 from a1_sgl.evals.environment import packages
 from a1_sgl.evals.estimators import Interval, clustered, maj_at, pass_at, sizes
 from a1_sgl.records import ChainRecord, RunFolder
-from a1_sgl.types import LostEvent, Usage, VerdictEvent, calls_of
+from a1_sgl.types import AuditEvent, Event, LostEvent, Usage, VerdictEvent, calls_of, unanswered
 from a1_sgl.voting import decide
 
 
@@ -108,6 +108,38 @@ def shown_bound(bound: float | None) -> str:
     return "-" if bound is None else f"±{math.ceil(bound * 1000 - 1e-9) / 10:.1f}%"
 
 
+CONFIDENCE = 0.95
+"""Of the upper bound for false accepts."""
+
+
+def audits(events: Sequence[Event], asked: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What a run's audits found, and the rate of false accepts that follows: wrong chunks that were accepted, audited
+    or not, among all decisions. None for a run without audits.
+
+    Args:
+        asked: how the run was to be audited: ``epsilon``, ``rate`` and ``by``.
+    """
+    if asked is None:
+        return None
+    answers = [event for event in events if isinstance(event, AuditEvent)]
+    verdicts = [event for event in events if isinstance(event, VerdictEvent)]
+    open_ = len(unanswered(events))
+    wrong, n = sum(answer.wrong for answer in answers) + open_, len(answers) + open_
+    accepted, decisions = sum(not verdict.take_over for verdict in verdicts), len(verdicts)
+    most = min(false_accepts(wrong, asked["rate"], 1 - CONFIDENCE), accepted - (n - wrong))
+    return {
+        **asked,
+        "wrong": rate(Rate(wrong, n)),
+        "failed": sum(answer.error is not None for answer in answers) + open_,
+        "false_accepts": {
+            "estimate": wrong / (asked["rate"] * decisions) if decisions else None,
+            "most": most / decisions if decisions else None,
+            "confidence": CONFIDENCE,
+        },
+        "tokens": tokens(Usage.of(answers)),
+    }
+
+
 def summarise(folder: RunFolder, lost: int | None = None, errors: Mapping[str, int] | None = None) -> dict[str, Any]:
     """What ``summary.json`` holds.
 
@@ -123,6 +155,8 @@ def summarise(folder: RunFolder, lost: int | None = None, errors: Mapping[str, i
     verdicts = [event for event in folder.events if isinstance(event, VerdictEvent)]
     seconds = [chain.ended - chain.started for chain in folder.finished]
     gone = folder.lost()
+    gate = configuration["gate"] or {}
+    audited = audits(folder.events, gate.get("audits"))
     return {
         "schema": folder.run["schema"],
         "task": configuration["task"],
@@ -136,7 +170,9 @@ def summarise(folder: RunFolder, lost: int | None = None, errors: Mapping[str, i
         "certificate": folder.run.get("certificate"),
         "answer_accuracy": accuracy([[voted(configuration["vote"], group)] for group in groups]),
         **at_k(groups, configuration["chains"]),
-        "take_over": take_over(verdicts, (configuration["gate"] or {}).get("alpha"), promising(folder)),
+        # A gate that is audited holds no rate of take-overs.
+        "take_over": take_over(verdicts, None if audited else gate.get("alpha"), promising(folder)),
+        "audits": audited,
         "tokens": {**tokens(usage), "prompt": usage.prompt, "cached_share": usage.cached_share},
         "perplexity": perplexity(folder.events),
         "flops": flops(usage, folder.run["environment"].get("parameters", {})),

@@ -24,6 +24,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, ValidationError
 
 from a1_sgl.conformal import (
+    AUDITED,
     BUDGETS,
     FROZEN,
     GATES,
@@ -281,6 +282,8 @@ class Replay:
             return self._authors(alpha), lambda chain, index: False, None
         if name in (*GATES, *BUDGETS):
             gate = make(name, alpha, chains=self.trace.chains_per_question, seed=seed)
+        elif name == AUDITED:
+            raise ConfigError(f"gate {name} cannot be replayed: no record says what other audits would have found")
         else:
             raise ConfigError(f"unknown gate {name!r}; known: {', '.join([*GATES, *BUDGETS, *RULES])}")
 

@@ -55,7 +55,7 @@ def write(page: Path, runs: Mapping[str, RunFolder], title: str = "Runs") -> lis
         **{f"timeline-{i}-{_plain(name)}": _timeline(name, folder) for i, (name, folder) in enumerate(runs.items())},
     }
     return save(
-        page, title, about, [_headline(summaries), _at_k(summaries), _by_turn(summaries)], figures,
+        page, title, about, [_headline(summaries), _at_k(summaries), _by_turn(summaries), *_audits(summaries)], figures,
         sentences=sentences, browser=[_browsed(name, folder) for name, folder in runs.items()],
         details=[
             {
@@ -116,6 +116,18 @@ def _by_turn(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     ]
     head = ["run", "turn", "taken over", "bound", "decisions", "alpha"]
     return {"title": "Take-over by turn", "head": head, "rows": rows}
+
+
+def _audits(summaries: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    rows = [
+        [
+            name, a["by"], _share(a["rate"]), f"{a['wrong']['decisions']:,}", _interval(a["wrong"], "realised"),
+            _share(a["epsilon"]), _share(a["false_accepts"]["estimate"]), _share(a["false_accepts"]["most"]),
+        ]
+        for name, s in summaries.items() if (a := s["audits"]) is not None
+    ]  # fmt: skip
+    head = ["run", "by", "rate", "audits", "wrong", "epsilon", "false accepts a decision", "at most"]
+    return [{"title": "Audits of accepted chunks", "head": head, "rows": rows}] if rows else []
 
 
 def _interval(of: Mapping[str, Any], key: str) -> str:

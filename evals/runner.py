@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from a1_sgl.conformal import (
-    BUDGETS,
+    AUDITED,
     DEFAULT,
     FROZEN,
-    GATES,
+    KNOWN,
+    AuditedGate,
     Card,
     Decider,
     Frozen,
+    Gate,
     GuardedGate,
     Standing,
     find_score,
@@ -28,13 +30,25 @@ from a1_sgl.engine import Scope, ended, stack, submit
 from a1_sgl.errors import ChainAborted, ConfigError, RecordFault
 from a1_sgl.evals.accounting import joules
 from a1_sgl.evals.environment import environment, fingerprint, packages
+from a1_sgl.evals.exact import NAME as EXACT
 from a1_sgl.evals.grading_stage import Grading
 from a1_sgl.evals.metrics import summarise
 from a1_sgl.evals.tasks import Task, sha256
 from a1_sgl.programs import Program, find_program, stop_strings
 from a1_sgl.records import Recorder, RunFolder
-from a1_sgl.session import Backend, find_rate, stoppable
-from a1_sgl.types import CalibrationEvent, ChainEvent, Event, Listener, LostEvent, Question, Result, VerdictEvent
+from a1_sgl.session import Backend, find_audit, find_rate, stoppable
+from a1_sgl.types import (
+    AuditEvent,
+    CalibrationEvent,
+    ChainEvent,
+    Event,
+    Listener,
+    LostEvent,
+    Question,
+    Result,
+    VerdictEvent,
+    unanswered,
+)
 from a1_sgl.voting import find_vote
 
 
@@ -55,9 +69,12 @@ class Eval:
         vote: how chains make an answer, a name in `VOTES`; None is the program's way.
         rate: how chains are rated for it, a name in `RATES`; None is the program's way.
         chunking: what ends a chunk, a name in `CHUNKINGS`; None is the task's way.
-        alpha: nominal take-over rate, for a program with a gate; where a gate is optional, None leaves it out.
+        alpha: nominal take-over rate, for a program with a gate; where a gate is optional, None leaves it out. For gate
+            `AUDITED`, the level it starts from.
         card: calibration card the gate starts from; None starts from an empty bank.
-        gate_kind: a name in `GATES` or `BUDGETS`.
+        gate_kind: a name in `KNOWN`.
+        epsilon, audit_rate: for gate `AUDITED`, as `make` has them.
+        audit: how that gate's chunks are audited, a name in `AUDITS`; None is the task's way.
         online: whether scores join the bank during the run; None is what suits the gate.
         alarm: what a drift alarm does, a name in `ACTIONS`; None sets no alarm.
         alarm_threshold: of the martingale's wealth.
@@ -82,6 +99,9 @@ class Eval:
     alpha: float | None = None
     card: Card | None = None
     gate_kind: str = DEFAULT
+    epsilon: float | None = None
+    audit_rate: float | None = None
+    audit: str | None = None
     online: bool | None = None
     alarm: str | None = None
     alarm_threshold: float = 100.0
@@ -91,8 +111,12 @@ class Eval:
     def __post_init__(self) -> None:
         for name, value in self.parameters.items():
             self.strategy.check(name, value)
-        if self.gate_kind not in (*GATES, *BUDGETS):
-            raise ConfigError(f"unknown gate {self.gate_kind!r}; known: {', '.join([*GATES, *BUDGETS])}")
+        if self.gate_kind not in KNOWN:
+            raise ConfigError(f"unknown gate {self.gate_kind!r}; known: {', '.join(KNOWN)}")
+        if self.audit is not None and self.gate_kind != AUDITED:
+            raise ConfigError(f"gate {self.gate_kind} asks for no audits, of any kind; gate {AUDITED} does")
+        if self.audit == EXACT and self.task.audit != EXACT:
+            raise ConfigError(f"audit {EXACT} knows steps of generated tasks alone, not of task {self.task.name}")
         if self.alarm not in (None, *ACTIONS):
             raise ConfigError(f"unknown alarm {self.alarm!r}; known: {', '.join(ACTIONS)}")
         for name in ("questions", "chains"):
@@ -111,6 +135,7 @@ class Eval:
             find_vote(self.voted)
             if self.rate is not None:
                 find_rate(self.rate)
+            find_audit(self.audited_by)
             _ = self.stop
             self.gate()
         except ValueError as error:
@@ -150,6 +175,11 @@ class Eval:
     def voted(self) -> str:
         """The vote that makes the answer."""
         return self.vote or self.strategy.vote
+
+    @property
+    def audited_by(self) -> str:
+        """How chunks are audited that the gate draws for it."""
+        return self.audit or self.task.audit
 
     @property
     def score(self) -> str:
@@ -214,10 +244,14 @@ class Eval:
         """What ``run.json`` holds and a resumed run must equal."""
         gate = None
         if self.gated:
+            audits = None
+            if isinstance(made := self._made(), AuditedGate):
+                audits = {"epsilon": made.audits.epsilon, "rate": made.audits.rate, "by": self.audited_by}
             gate = {
                 "alpha": self.alpha, "kind": self.gate_kind, "online": self.online, "p_value": "smoothed",
                 "calibration": self.card.sha256 if self.card else None,
                 "alarm": {"action": self.alarm, "threshold": self.alarm_threshold} if self.alarm else None,
+                "audits": audits,
             }  # fmt: skip
         return self.protocol(backend) | {
             "split": self.split,
@@ -234,10 +268,9 @@ class Eval:
 
     def gate(self) -> Decider | None:
         """A fresh gate with the card's scores; None for a program without one."""
-        if not self.gated or self.alpha is None:
+        if not self.gated:
             return None
-        made = make(self.gate_kind, self.alpha, chains=self.chains, online=self.online, seed=self.seed)
-        gate: Decider = made
+        gate: Decider = (made := self._made())
         if self.alarm is not None:
             chains = self.chains if self.card is None else min(self.chains, self.card.chains)
             gate = GuardedGate(made, action=self.alarm, threshold=self.alarm_threshold, chains=chains)
@@ -247,13 +280,20 @@ class Eval:
             made.close()
         return gate
 
+    def _made(self) -> Gate:
+        assert self.alpha is not None
+        return make(
+            self.gate_kind, self.alpha, chains=self.chains, online=self.online, seed=self.seed, epsilon=self.epsilon,
+            audit_rate=self.audit_rate,
+        )  # fmt: skip
+
     def run(
         self, question: Question, samples: Sequence[int], backend: Backend, gate: Decider | None, listener: Listener
     ) -> Result:
         """Runs the program on one question. Errors as in `Program.run`."""
         state = self.strategy.run(
             question=question, samples=samples, listener=listener, backend=backend, gate=gate, vote=self.vote,
-            rate=self.rate, seed=self.seed, stop=self.stop, **self.sampling, **self.arguments,
+            rate=self.rate, audit=self.audited_by, seed=self.seed, stop=self.stop, **self.sampling, **self.arguments,
         )  # fmt: skip
         result: Result = state.ret_value
         return result
@@ -327,7 +367,9 @@ def evaluate(
 
 
 def resume(gate: Decider, folder: RunFolder, questions: Mapping[str, bool]) -> None:
-    """Makes the gate as it was when the run stopped: scores of finished chains join in recorded order.
+    """Makes the gate as it was when the run stopped: scores and audits of finished chains come in recorded order.
+
+    An audit that the last session did not live to answer counts as wrong.
 
     Args:
         questions: all that are asked, in order, and whether any chain is left to run; then the question stays begun.
@@ -338,8 +380,12 @@ def resume(gate: Decider, folder: RunFolder, questions: Mapping[str, bool]) -> N
     for event in folder.events:
         if isinstance(event, VerdictEvent):
             gate.observe(event.score, event.take_over, **event.place._asdict())
+        elif isinstance(event, AuditEvent):
+            gate.audited(event.wrong, **event.place._asdict())
         elif isinstance(event, CalibrationEvent):
             gate.calibrate(event.score, question=event.question, task=event.task)
+    for verdict in unanswered(folder.events):
+        gate.audited(True, **verdict.place._asdict())
     for name in folder.done():
         gate.finish(*name)
     for question, left in questions.items():

@@ -17,6 +17,7 @@ Splits are disjoint by construction (`a1_sgl.evals.generated`); the pocket pair 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -133,7 +134,27 @@ class Problem:
         """How many steps."""
         return len(self.steps)
 
+    def follows(self, before: str, line: str) -> bool:
+        """Whether `line` is right after the lines `before`: the next step of the count that they come to, the answer,
+        or the correction of a step. A step that builds faithfully on an error before it is right."""
+        line = line.strip()
+        if corrected := _CORRECTION.fullmatch(line):
+            # Where an answer came too soon, a step stands in its place.
+            return corrected[2] in (self.lines if not corrected[1] else self.lines[int(corrected[1]) - 1 :][:1])
+        last = _STATED.search(before.strip().rpartition("\n")[2])
+        index, count = (int(last[1]), int(last[2])) if last else (0, self.start)
+        if "boxed" in before.strip().rpartition("\n")[2] or index > len(self.steps):
+            return False  # there is nothing left to say
+        if index == len(self.steps):
+            return line == self.ending(count)
+        try:
+            return line == self.line(index, count, self.steps[index])
+        except ValueError:  # a wrong count, from which nobody can go on
+            return False
 
+
+_CORRECTION = re.compile(r"Wait, (?:the answer|step (\d+)) is wrong: (.*)")
+_STATED = re.compile(r"Step (\d+): .* has (\d+) \w+\.$")
 PLACES = ("ones", "tens", "hundreds")
 
 
@@ -204,3 +225,22 @@ def _fitting(op: str, count: int) -> range:
 def problems(split: Split, seed: int | str, levels: range = STEPS) -> Iterator[Problem]:
     """Distinct problems of `split`, without end; see `a1_sgl.evals.generated.distinct`."""
     return distinct("stories", draw, split, seed, levels)
+
+
+def read(text: str) -> Problem:
+    """The problem that `text` is the question of.
+
+    Raises:
+        ValueError: it is none.
+    """
+    start = re.match(r"(\w+) has (\d+) (\w+)\.", text)
+    steps = tuple(
+        Step(op, int(found[1]), verb)
+        for event in re.findall(r"Then s?he ([^.]*)\.", text)
+        for op, verbs in VERBS.items()
+        for verb, words in enumerate(verbs)
+        if (found := re.fullmatch(words.format(r"(\d+)"), event))
+    )
+    if start is None or (problem := Problem(start[1], start[3], int(start[2]), steps)).text != text:
+        raise ValueError(f"no problem of stories: {text!r}")
+    return problem

@@ -81,6 +81,7 @@ class Program:
         listener: Listener | None = None,
         vote: str | None = None,
         rate: str | None = None,
+        audit: str | None = None,
         seed: int | None = None,
         **settings: Any,
     ) -> ProgramState:
@@ -95,7 +96,7 @@ class Program:
             samples: how many chains; or, where they do not depend on each other, their numbers.
             gate: decides on chunks; shared by all chains of all questions that it is given to.
             listener: told of every event.
-            vote, rate, seed: as in `Query`; None is the program's way.
+            vote, rate, audit, seed: as in `Query`; None is the program's way.
             settings: its own parameters, sampling parameters and stop strings (`a1_sgl.programs.chunking`).
 
         Raises:
@@ -103,7 +104,8 @@ class Program:
             RuntimeFault: every chain broke off.
             ChainAborted: it was stopped from outside.
         """
-        return wait(self._run(self._query(question, samples, listener, vote, rate, seed), backend, gate, settings))
+        query = self._query(question, samples, listener, vote, rate, audit, seed)
+        return wait(self._run(query, backend, gate, settings))
 
     async def arun(
         self,
@@ -115,11 +117,12 @@ class Program:
         listener: Listener | None = None,
         vote: str | None = None,
         rate: str | None = None,
+        audit: str | None = None,
         seed: int | None = None,
         **settings: Any,
     ) -> ProgramState:
         """Like `run`, to be awaited in any event loop. Cancelling it aborts its chains and waits for their end."""
-        query = self._query(question, samples, listener, vote, rate, seed)
+        query = self._query(question, samples, listener, vote, rate, audit, seed)
         return await elsewhere(self._run(query, backend, gate, settings))
 
     def stream(self, **arguments: Any) -> Generator[Event, None, Result]:
@@ -213,11 +216,11 @@ class Program:
 
     def _query(
         self, question: str | Question, samples: int | Sequence[int] | None, listener: Listener | None,
-        vote: str | None, rate: str | None, seed: int | None,
+        vote: str | None, rate: str | None, audit: str | None, seed: int | None,
     ) -> Query:  # fmt: skip
         query = Query.of(
             question, self.samples if samples is None else samples, listener=listener, vote=vote or self.vote,
-            rate=rate or self.rate, seed=seed,
+            rate=rate or self.rate, audit=audit or Query.audit, seed=seed,
         )  # fmt: skip
         if self.joint and query.samples != tuple(range(query.chains)):
             raise ConfigError(
@@ -261,7 +264,9 @@ async def _ended(running: Coroutine[Any, Any, ProgramState], gate: Decider, ques
         gate.end(question)
 
 
-_SHARED = frozenset(("s", "query", "gate", "question", "samples", "listener", "vote", "rate", "seed", "backend"))
+_SHARED = frozenset(
+    ("s", "query", "gate", "question", "samples", "listener", "vote", "rate", "audit", "seed", "backend")
+)
 """What no program may call a parameter of its own."""
 
 _KINDS: dict[type, tuple[tuple[type, ...], str]] = {

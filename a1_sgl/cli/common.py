@@ -228,6 +228,17 @@ def print_summaries(runs: dict[str, dict[str, Any]]) -> None:
     row("  by turn", lambda s: _widest(s["take_over"]["by_turn"]))
     row("  selectivity", lambda s: _plain(s["take_over"]["selectivity"]))
     row("  decisions", lambda s: f"{s['take_over']['decisions']:,}" if s["take_over"]["decisions"] else "-")
+    if any(s["audits"] for s in runs.values()):
+
+        def audited(name: str, cell: Any) -> None:
+            row(name, lambda s: cell(s["audits"]) if s["audits"] else "-")
+
+        audited("audits", lambda a: f"{a['wrong']['decisions']:,}")
+        audited("  wrong", lambda a: percent(a["wrong"], "realised"))
+        audited("  target decode", lambda a: f"{a['tokens']['target_decode']:,}")
+        audited("false accepts", lambda a: _plain(a["false_accepts"]["estimate"]))
+        audited("  at most", lambda a: _plain(a["false_accepts"]["most"]))
+        audited("  epsilon", lambda a: _plain(a["epsilon"]))
     for name in ("draft", "target"):
         row(f"{name} decode", lambda s, name=name: f"{s['tokens'][f'{name}_decode']:,}")
         if any(s["tokens"][f"{name}_dropped"] for s in runs.values()):
@@ -241,7 +252,8 @@ def print_summaries(runs: dict[str, dict[str, Any]]) -> None:
         "[...]: 95% intervals, clustered by question. bound: how far the rate can be from\n"
         "alpha after so many decisions, whatever the scores. selectivity: of the chunks\n"
         "handed over, the share that hindsight would have. decode, prefill: tokens.\n"
-        "cached share: of prompt tokens.",
+        "cached share: of prompt tokens."
+        + (" false accepts: wrong chunks\naccepted per decision." if any(s["audits"] for s in runs.values()) else ""),
         markup=False,
     )
 

@@ -39,6 +39,16 @@ def eval_(
     ] = None,
     gate: common.CardGate = None,
     certified: common.Certified = False,
+    epsilon: Annotated[
+        float | None,
+        typer.Option(help="For --gate audited: wrong chunks that may be accepted, per decision; alpha only starts it."),
+    ] = None,
+    audit_rate: Annotated[
+        float | None, typer.Option(help="For --gate audited: share of accepted chunks that is audited. [default: 0.1]")
+    ] = None,
+    audit: Annotated[
+        str | None, typer.Option(help="For --gate audited: how; see `a1 gates`. [default: the task's way]")
+    ] = None,
     online: Annotated[
         bool | None, typer.Option(help="Let scores join the gate's bank during the run. [default: what suits the gate]")
     ] = None,
@@ -74,8 +84,8 @@ def eval_(
         questions=questions, chains=chains, seed=seed, levels=levels, family=family,
         parameters=common.parameters(set_, recipe), sampling=common.sampling(temperature, top_p, found.temperature),
         alpha=common.alpha(alpha, calibrated) if gated else None, card=calibrated if gated else None, online=online,
-        gate_kind=common.gate(gate, calibrated), certified=certified, alarm=alarm, alarm_threshold=alarm_threshold,
-        allow_mismatch=tuple(allow_mismatch or ()),
+        gate_kind=common.gate(gate, calibrated), certified=certified, epsilon=epsilon, audit_rate=audit_rate,
+        audit=audit, alarm=alarm, alarm_threshold=alarm_threshold, allow_mismatch=tuple(allow_mismatch or ()),
     )  # fmt: skip
     if dry_run:
         _say(plan, like, runtimes)

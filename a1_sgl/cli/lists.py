@@ -23,15 +23,21 @@ def programs() -> None:
 
 
 def gates() -> None:
-    """List gates: how alpha is held."""
-    from a1_sgl.conformal import BUDGETS, DEFAULT, GATES, RECOMMENDED
+    """List gates, which say what is handed over, and audits of what is not."""
+    from a1_sgl.conformal import DEFAULT, KNOWN, RECOMMENDED
+    from a1_sgl.evals import tasks  # noqa: F401  # audits of their own come with it
+    from a1_sgl.session import AUDITS
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("gate", no_wrap=True)
     table.add_column("")
-    for name, make in {**GATES, **BUDGETS}.items():
+    for name, make in KNOWN.items():
         mark = {DEFAULT: " (default)", RECOMMENDED: " (recommended where that is asked for)"}.get(name, "")
         table.add_row(name, (make.__doc__ or "").split("\n")[0] + mark)
+    table.add_row("")
+    table.add_row("audit", style="bold")
+    for audit in AUDITS.values():
+        table.add_row(audit.name, audit.about)
     console.print(table)
 
 

@@ -11,6 +11,7 @@ from a1_sgl.cli import common, console, errors
 from a1_sgl.cli.runtimes import Runtimes, takes_runtimes
 from a1_sgl.types import (
     AnswerEvent,
+    AuditEvent,
     CalibrationEvent,
     ChainEvent,
     ChunkEvent,
@@ -97,7 +98,7 @@ class _Show:
             if len(event.support) > 1:
                 shares = ", ".join(f"{answer} {share:.0%}" for answer, share in event.support.items())
                 console.print(f"{event.vote} vote: {shares}", markup=False, highlight=False)
-        elif not isinstance(event, PromptEvent | CalibrationEvent):
+        elif not isinstance(event, PromptEvent | CalibrationEvent | AuditEvent):
             self._chain(event)
 
     def _chain(self, event: ChunkEvent | VerdictEvent | DropEvent | RatingEvent | ChainEvent | LostEvent) -> None:

@@ -5,6 +5,7 @@ control, which sets the level that its p-value is compared with.
 """
 
 from a1_sgl.conformal.alarm import Alarm, GuardedGate
+from a1_sgl.conformal.auditing import Audited, AuditedGate, false_accepts
 from a1_sgl.conformal.bank import Bank, Counts, MondrianBank, ScoreBank, ShrunkBank
 from a1_sgl.conformal.budget import OpenBudget, TurnBudget, worst
 from a1_sgl.conformal.card import Card
@@ -12,13 +13,17 @@ from a1_sgl.conformal.certificate import Certificate, Standing
 from a1_sgl.conformal.control import Bound, Control, Fixed, Offsets
 from a1_sgl.conformal.gate import Decider, Decision, Frozen, Gate
 from a1_sgl.conformal.gates import (
+    AUDIT_RATE,
+    AUDITED,
     BUDGETS,
     DEFAULT,
     FROZEN,
     GATES,
+    KNOWN,
     RECOMMENDED,
     adaptive,
     adaptive_turn,
+    audited,
     balanced,
     decaying_turn,
     frozen,
@@ -39,14 +44,19 @@ from a1_sgl.conformal.risk import Trial, log_wealth, questions_needed, regressio
 from a1_sgl.conformal.scores import SCORES, Evidence, Score, find_score, score
 
 __all__ = [
+    "AUDITED",
+    "AUDIT_RATE",
     "BUDGETS",
     "DEFAULT",
     "FROZEN",
     "GATES",
+    "KNOWN",
     "MARTINGALES",
     "RECOMMENDED",
     "SCORES",
     "Alarm",
+    "Audited",
+    "AuditedGate",
     "Bank",
     "Bound",
     "Card",
@@ -79,10 +89,12 @@ __all__ = [
     "TurnBudget",
     "adaptive",
     "adaptive_turn",
+    "audited",
     "balanced",
     "conservative",
     "decaying_turn",
     "exact_interval",
+    "false_accepts",
     "find_score",
     "frozen",
     "log_wealth",

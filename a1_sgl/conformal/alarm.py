@@ -143,7 +143,7 @@ class GuardedGate:
         place = Place(question, sample, turn, task, attempt)
         decision = self.gate(score, question=question, sample=sample, turn=turn, task=task, attempt=attempt)
         if self.handing_over:
-            decision = decision._replace(alpha=1.0)
+            decision = decision._replace(alpha=1.0, audit=False)
         self._note(score, place, decision.take_over)
         return decision
 
@@ -163,6 +163,12 @@ class GuardedGate:
         with self._lock:
             if self._card is not None and attempt == 0 and self._watches(sample):
                 self._card.setdefault(question, {}).setdefault(sample, []).append(Drawn(turn, score))
+
+    def audited(
+        self, wrong: bool, *, question: Hashable, sample: int, turn: int, task: Hashable = "", attempt: int = 0
+    ) -> None:  # fmt: skip
+        """As `Gate.audited`."""
+        self.gate.audited(wrong, question=question, sample=sample, turn=turn, task=task, attempt=attempt)
 
     def finish(self, question: Hashable, sample: int) -> None:
         """As `Gate.finish`."""

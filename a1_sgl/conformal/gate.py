@@ -27,12 +27,14 @@ class Decision(NamedTuple):
         alpha: the level it was compared with; the target takes over when ``p_value <= alpha``. A control that adapts
             may leave [0, 1] for a while.
         n: how many scores it was ranked among.
+        audit: whether the chunk, which is accepted, is to be audited and the gate told (`Decider.audited`).
     """
 
     score: float
     p_value: float
     alpha: float
     n: int
+    audit: bool = False
 
     @property
     def take_over(self) -> bool:
@@ -65,6 +67,12 @@ class Decider(Protocol):
         self, score: float, *, question: Hashable, sample: int = 0, turn: int = 0, task: Hashable = "", attempt: int = 0
     ) -> None:  # fmt: skip
         """Puts in a calibration score."""
+        ...
+
+    def audited(
+        self, wrong: bool, *, question: Hashable, sample: int, turn: int, task: Hashable = "", attempt: int = 0
+    ) -> None:  # fmt: skip
+        """Takes note of what the audit of a chunk found, after its decision and perhaps many others."""
         ...
 
     def finish(self, question: Hashable, sample: int) -> None:
@@ -174,6 +182,11 @@ class Gate:
         with self._lock:
             self.bank.add(score, hashable(Place(question, sample, turn, task, attempt)))
 
+    def audited(
+        self, wrong: bool, *, question: Hashable, sample: int, turn: int, task: Hashable = "", attempt: int = 0
+    ) -> None:  # fmt: skip
+        """Nothing to note: this gate asks for no audits."""
+
     def finish(self, question: Hashable, sample: int) -> None:
         """Takes note that a chain has ended, however it did."""
         with self._lock:
@@ -209,10 +222,10 @@ class Gate:
             for score, place in scores:
                 self.bank.add(score, place)
 
-    def draw(self, place: Place) -> float:
-        """The chunk's draw from Uniform(0, 1), a fresh one for each attempt."""
+    def draw(self, place: Place, use: str = "") -> float:
+        """The chunk's draw from Uniform(0, 1), a fresh one for each attempt and for each use that has a name."""
         # A first attempt has the draw that it has where nothing is drawn again.
-        return uniform(self.seed, *place) if place.attempt else uniform(self.seed, *place[:4])
+        return uniform(f"{use}{self.seed}", *(place if place.attempt else place[:4]))
 
     def state(self) -> Any:
         """What the gate remembers, as JSON."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
+from a1_sgl.conformal.auditing import AuditedGate
 from a1_sgl.conformal.bank import KEPT, MondrianBank, ScoreBank, ShrunkBank
 from a1_sgl.conformal.budget import OpenBudget, TurnBudget
 from a1_sgl.conformal.control import Control, Offsets, check_alpha
@@ -12,6 +14,8 @@ from a1_sgl.conformal.place import Category
 
 DEFAULT = "adaptive-turn"
 FROZEN = "frozen"
+AUDITED = "audited"
+AUDIT_RATE = 0.1
 RECOMMENDED = "balanced"
 """For a rate that must hold by turn and by question. It is not the default of an eval: a rate held in every question
 cannot be spent where it is needed, which costs accuracy (``docs/guarantees.md``, *What control by question costs*)."""
@@ -119,6 +123,17 @@ def random(alpha: float, *, online: bool = True, seed: int = 0) -> Coin:
     return Coin(alpha, online=online, seed=seed)
 
 
+def audited(
+    alpha: float, epsilon: float, audit_rate: float = AUDIT_RATE, *, online: bool = True, seed: int = 0
+) -> AuditedGate:  # fmt: skip
+    """Holds the rate of wrong chunks that are accepted, by audits; alpha is the level it starts from.
+
+    One bank of all scores: where chunks become harder their p-values become small, which by itself hands over more; a
+    bank that follows the change, or one for each kind, would leave all of it to the level.
+    """
+    return AuditedGate(alpha, epsilon, audit_rate, online=online, seed=seed)
+
+
 GATES: Mapping[str, Callable[..., Gate]] = {
     "balanced": balanced,
     "marginal": marginal,
@@ -133,27 +148,41 @@ GATES: Mapping[str, Callable[..., Gate]] = {
     "random": random,
 }
 BUDGETS: Mapping[str, Callable[..., Gate]] = {"turn-budget": turn_budget, "open-budget": open_budget}
+KNOWN: Mapping[str, Callable[..., Gate]] = {**GATES, **BUDGETS, AUDITED: audited}
+"""All that `make` makes."""
 
 
-def make(name: str, alpha: float, *, chains: int | None = None, online: bool | None = None, seed: int = 0) -> Gate:
+def make(
+    name: str, alpha: float, *, chains: int | None = None, online: bool | None = None, seed: int = 0,
+    epsilon: float | None = None, audit_rate: float | None = None,
+) -> Gate:  # fmt: skip
     """The gate of that name.
 
     Args:
-        name: in `GATES` or `BUDGETS`.
-        alpha: nominal take-over rate; for a budget, the budget over `chains`.
+        name: in `KNOWN`.
+        alpha: nominal take-over rate; for a budget, the budget over `chains`; for `AUDITED`, the level to start from.
         chains: how many chains a question has; only budgets ask.
         online: whether scores join the bank after their decision; None is what suits the gate.
-        seed: of the smoothing draws.
+        seed: of the smoothing draws and of those for audits.
+        epsilon: false accepts per decision that are allowed; `AUDITED` needs it, and no other takes it.
+        audit_rate: share of the accepted chunks that is audited; as epsilon, and by default `AUDIT_RATE`.
 
     Raises:
-        ValueError: an unknown name, an alpha outside (0, 1), or one that is no whole budget.
+        ValueError: an unknown name, an alpha outside (0, 1), one that is no whole budget, or an epsilon or audit rate
+            that is missing, out of its range, or of no use to the gate.
     """
-    options = {"seed": seed} | ({} if online is None else {"online": online})
+    options: dict[str, Any] = {"seed": seed} | ({} if online is None else {"online": online})
     check_alpha(alpha)
+    if name not in KNOWN:
+        raise ValueError(f"unknown gate {name!r}; known: {', '.join(KNOWN)}")
+    if name == AUDITED:
+        if epsilon is None:
+            raise ValueError(f"gate {name} needs epsilon, the false accepts per decision to be allowed, such as 0.03")
+        return audited(alpha, epsilon, AUDIT_RATE if audit_rate is None else audit_rate, **options)
+    if epsilon is not None or audit_rate is not None:
+        raise ValueError(f"gate {name} asks for no audits and takes no epsilon or audit rate; gate {AUDITED} does")
     if name in GATES:
         return GATES[name](alpha, **options)
-    if name not in BUDGETS:
-        raise ValueError(f"unknown gate {name!r}; known: {', '.join([*GATES, *BUDGETS])}")
     if chains is None or chains < 2:
         raise ValueError(f"gate {name} needs questions of two chains or more, not {chains}")
     budget = round(alpha * chains)

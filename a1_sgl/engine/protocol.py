@@ -44,6 +44,8 @@ class Request:
         route: which runtime of several should serve it.
         images: as the runtime takes them: URLs, paths it can read, or base64.
         image_tokens: how many tokens the images add to the prompt.
+        priority: its place in the runtime's queue, where that has an order: below 0 after what has none, above it
+            before. None is what the runtime gives.
     """
 
     ids: Ids
@@ -51,6 +53,7 @@ class Request:
     route: Route = NOWHERE
     images: tuple[str, ...] = ()
     image_tokens: int = 0
+    priority: int | None = None
 
 
 class Served(NamedTuple):

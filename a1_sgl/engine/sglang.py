@@ -184,7 +184,9 @@ class SGLang:
         params = {name: value for name, value in sampling.items() if name not in _OF_REQUEST}
         asked = {name: value for name, value in sampling.items() if name in _OF_REQUEST}
         images = {"image_data": list(request.images)} if request.images else {}
-        return {"input_ids": ids, "sampling_params": params, **images, **asked, **extra}
+        # A runtime without --enable-priority-scheduling takes no notice of it.
+        priority = {} if request.priority is None else {"priority": request.priority}
+        return {"input_ids": ids, "sampling_params": params, **images, **priority, **asked, **extra}
 
     def _known(self, ids: Iterable[int]) -> None:
         """An id outside the vocabulary kills the server, so it is stopped here."""

@@ -7,7 +7,18 @@ from collections.abc import Callable
 
 from a1_sgl.errors import A1Error, RecordFault
 from a1_sgl.records.folder import Finished, Name, RunFolder, stopped, unwritable
-from a1_sgl.types import AnswerEvent, CalibrationEvent, ChainEvent, DropEvent, Event, LostEvent, PromptEvent, Usage
+from a1_sgl.types import (
+    AnswerEvent,
+    AuditEvent,
+    CalibrationEvent,
+    ChainEvent,
+    DropEvent,
+    Event,
+    LostEvent,
+    PromptEvent,
+    Usage,
+    calls_of,
+)
 
 
 class Recorder:
@@ -57,11 +68,11 @@ class Recorder:
             self._lose(name, [*self._open.pop(name, ()), event], event.error)
         elif isinstance(event, ChainEvent):
             self._finish(name, [*self._open.pop(name, ()), event], event)
-        elif self.folder.has(*name):  # what a chain began and did not need is told of after its end
+        elif self.folder.has(*name):  # what a chain began and did not need, and its audits, are told of after its end
             if unwritable(event) is None:
                 self._append([event])
-        elif name in self.lost and name not in self._open and isinstance(event, DropEvent):  # or after its loss
-            if event.calls:
+        elif name in self.lost and name not in self._open and isinstance(event, DropEvent | AuditEvent):
+            if calls_of([event]):  # or after its loss
                 self._append([stopped(name, [event], self.lost[name])])
         else:
             self._open.setdefault(name, []).append(event)
@@ -90,7 +101,8 @@ class Recorder:
             if (wrong := unwritable(one)) is not None:
                 self._lose(name, events, f"{one.event}.{wrong}, which cannot be recorded")
                 return
-        question, usage = self.folder.asked(event.question), Usage.of(events)
+        question = self.folder.asked(event.question)
+        usage = Usage.of(one for one in events if not isinstance(one, AuditEvent))  # some are not answered yet
         chain = Finished(
             question=event.question,
             sample=event.sample,

@@ -5,6 +5,7 @@ from a1_sgl.launch.cpu_engine import enable
 enable()  # before sglang is imported, so that it can be without a GPU
 
 from a1_sgl.engine import aside  # noqa: E402
+from a1_sgl.session.audits import AUDITS, audit, find_audit  # noqa: E402
 from a1_sgl.session.chain import Chain  # noqa: E402
 from a1_sgl.session.context import stoppable  # noqa: E402
 from a1_sgl.session.frontend import Backend  # noqa: E402
@@ -16,6 +17,7 @@ from a1_sgl.session.scoring import Scored  # noqa: E402
 from a1_sgl.session.transcript import Transcript  # noqa: E402
 
 __all__ = [
+    "AUDITS",
     "RATES",
     "Backend",
     "Chain",
@@ -26,6 +28,8 @@ __all__ = [
     "Scored",
     "Transcript",
     "aside",
+    "audit",
+    "find_audit",
     "find_rate",
     "rate",
     "run_chains",

@@ -13,11 +13,16 @@ class Account:
 
     A chunk may be in several branches. It is dropped when the last of them lets it go, and never if a chain that ended
     has it: so what survives somewhere is not counted as written in vain.
+
+    Attributes:
+        events: what it was told.
+        calls: every request that was made, whether an event has told of it yet or not.
     """
 
     def __init__(self, question: Question, listener: Listener | None) -> None:
         self.question = question
         self.events: list[Event] = []
+        self.calls: list[Call] = []
         self._listener = listener
         self._holders: Counter[int] = Counter()
         self._chunks: dict[int, Chunk] = {}  # so that an id stays a chunk's own
@@ -27,6 +32,11 @@ class Account:
         self.events.append(event)
         if self._listener is not None:
             self._listener(event)
+
+    def call(self, spent: Spent, role: str, kind: CallKind) -> Call:
+        """The record of a request, which whoever made it tells of in an event."""
+        self.calls.append(call(spent, role, kind))
+        return self.calls[-1]
 
     @property
     def usage(self) -> Usage:

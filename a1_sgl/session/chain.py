@@ -8,14 +8,14 @@ import itertools
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from a1_sgl.answers import boxes, final_answer, stated_answer
 from a1_sgl.conformal import SCORES, Decider, Decision, Score
 from a1_sgl.engine import Generation, Scope, stack, wait
 from a1_sgl.errors import ChainAborted, ConfigError
 from a1_sgl.session import judge, scoring
-from a1_sgl.session.account import Account, call
+from a1_sgl.session.account import Account
 from a1_sgl.session.branch import Branch
 from a1_sgl.session.context import Context
 from a1_sgl.session.roles import Role, Roles
@@ -34,6 +34,9 @@ from a1_sgl.types import (
     RatingEvent,
     VerdictEvent,
 )
+
+if TYPE_CHECKING:
+    from a1_sgl.session.auditor import Auditor
 
 MEAN_LOSS = SCORES["mean_loss"]
 
@@ -70,13 +73,14 @@ class Chain:
 
     def __init__(
         self, question: Question, sample: int, roles: Roles, context: Context, account: Account,
-        branch: Callable[[], Branch], asked: int, seeds: Iterator[int | None], forks: set[Chain],
+        branch: Callable[[], Branch], asked: int, seeds: Iterator[int | None], forks: set[Chain], auditor: Auditor,
     ) -> None:  # fmt: skip
         """
         Args:
             branch: makes its branch.
             seeds: of its generations, shared with its forks, so that no two draw with one seed.
             forks: where forks are noted until they are given up or taken over; the group's.
+            auditor: audits what a gate draws for it; the group's.
         """
         self.question, self.sample, self.roles, self.context, self.account = question, sample, roles, context, account
         self.turn = self.attempt = self.take_overs = 0
@@ -88,7 +92,7 @@ class Chain:
         self.started = time.time()
         self._make: Callable[[], Branch] | None = branch
         self._branch: Branch | None = None
-        self._seeds, self._forks = seeds, forks
+        self._seeds, self._forks, self._auditor = seeds, forks, auditor
         self._answers = 0
         self._pending: _Begun | None = None
         self._gate: Decider | None = None
@@ -147,7 +151,7 @@ class Chain:
                 said = wait(_result(task)) if task is not None else self._generate(author, left, sampling, self.context)
                 task = None
                 text, ids, ended = text + said.text, ids + said.ids, said.ended
-                calls.append(call(said.spent, author.name, "decode"))
+                calls.append(self.account.call(said.spent, author.name, "decode"))
                 if not said.spent.completion_tokens:
                     break
                 left -= said.spent.completion_tokens
@@ -160,7 +164,8 @@ class Chain:
             raise
         self._pending = None
         tokens = sum([made.completion_tokens for made in calls])
-        chunk = self._add(Chunk(author.name, text, ids, ended, begun.start), tokens, tuple(calls))
+        budget = min(max_tokens, begun.room)
+        chunk = self._add(Chunk(author.name, text, ids, ended, begun.start, budget), tokens, tuple(calls))
         # Not what is left: a character torn at the end was taken back, which leaves room for a piece of it.
         if self.ending is None and tokens >= begun.room:
             self.ending = "context"
@@ -229,13 +234,18 @@ class Chain:
         return self.ask(chunk, self.score(chunk, score), gate, replace=replace).take_over
 
     def ask(self, chunk: Chunk, scored: Scored, gate: Decider, *, replace: bool = False) -> Decision:
-        """Asks the gate about `chunk`, the last of the chain. With `replace` a rejected chunk is dropped."""
+        """Asks the gate about `chunk`, the last of the chain. With `replace` a rejected chunk is dropped.
+
+        Where the gate wants an accepted chunk audited, that begins, and the chain goes on.
+        """
         self._gate = gate
         decision = gate(
             scored.value, question=self.question.id, sample=self.sample, turn=self.turn, task=self.question.task,
             attempt=self.attempt,
         )  # fmt: skip
         self._verdict(chunk, scored, decision.take_over, replace, decision)
+        if decision.audit:
+            self._auditor.begin(self, chunk, gate)
         return decision
 
     def verdict(self, chunk: Chunk, scored: Scored, take_over: bool, *, replace: bool = False) -> bool:
@@ -265,17 +275,23 @@ class Chain:
 
     def fork(self) -> Chain:
         """A branch that begins with this chain's text; what they share is computed once."""
-        branch = self.branch.fork()
-        fork = Chain(
-            self.question, self.sample, self.roles, self.context.within(Scope(self.context.scope)), self.account,
-            lambda: branch, self.asked, self._seeds, self._forks,
-        )  # fmt: skip
-        fork.turn, fork.attempt = self.turn, self.attempt
-        fork._copy(self)
+        fork = self.apart(self.context.within(Scope(self.context.scope)), self.account, self._seeds)
+        fork._gate = self._gate
         self._forks.add(fork)
-        for chunk in fork.chunks:
-            self.account.hold(chunk)
         return fork
+
+    def apart(self, context: Context, account: Account, seeds: Iterator[int | None]) -> Chain:
+        """A chain that begins with this one's text and is nobody's fork: it has its own scope, account and seeds."""
+        branch = self.branch.fork()
+        found = Chain(
+            self.question, self.sample, self.roles, context, account, lambda: branch, self.asked, seeds, self._forks,
+            self._auditor,
+        )  # fmt: skip
+        found.turn, found.attempt = self.turn, self.attempt
+        found._copy(self)
+        for chunk in found.chunks:
+            account.hold(chunk)
+        return found
 
     def become(self, branch: Chain, reason: DropReason = "pruned") -> None:
         """Goes on as `branch`, a fork that nobody else uses; what it does not share with it is given up."""
@@ -283,6 +299,7 @@ class Chain:
         for chunk in self.chunks:
             self.account.let_go(chunk, reason, self.sample, self.turn)
         self._branch, self._pending = branch.branch, branch._pending
+        self._gate = branch._gate or self._gate
         self._copy(branch)
         branch._pending = None
         branch._over()
@@ -343,7 +360,7 @@ class Chain:
         """Accounts for a request that was stopped, once."""
         spent, error.spent = error.spent, None
         if spent is not None:
-            self.account.waste(call(spent, role.name, kind), "stopped", self.sample, self.turn)
+            self.account.waste(self.account.call(spent, role.name, kind), "stopped", self.sample, self.turn)
 
     # --- inside -----------------------------------------------------------------------------------------------
 
@@ -369,7 +386,8 @@ class Chain:
         except Exception:  # whatever it failed at is of no consequence any more
             pass
         if spent is not None:
-            self.account.waste(call(spent, begun.author.name, "decode"), reason, self.sample, self.turn)
+            made = self.account.call(spent, begun.author.name, "decode")
+            self.account.waste(made, reason, self.sample, self.turn)
 
     def _over(self) -> None:
         """Gives its text back."""
@@ -378,7 +396,6 @@ class Chain:
 
     def _copy(self, other: Chain) -> None:
         self.ending, self.rating = other.ending, other.rating
-        self._gate = other._gate or self._gate
         self.chunks, self.scores = list(other.chunks), dict(other.scores)
         self._answers = other._answers
 
@@ -411,8 +428,8 @@ class Chain:
                 question=self.question.id, sample=self.sample, turn=self.turn, attempt=self.attempt,
                 score=scored.value, tokens=scored.tokens,
                 p_value=decision.p_value if decision else None, alpha=decision.alpha if decision else None,
-                n=decision.n if decision else 0, take_over=take_over, replaced=replaced and take_over, call=verify,
-                draft_call=own, task=self.question.task,
+                n=decision.n if decision else 0, take_over=take_over, replaced=replaced and take_over,
+                audit=decision.audit if decision else False, call=verify, draft_call=own, task=self.question.task,
             )
         )  # fmt: skip
         if take_over and replaced:

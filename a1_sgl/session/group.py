@@ -12,7 +12,9 @@ from sglang.lang.interpreter import ProgramState
 
 from a1_sgl.engine import Route, Scope, wait
 from a1_sgl.errors import A1Error, ChainAborted, ConfigError, RuntimeFault
-from a1_sgl.session.account import Account, call
+from a1_sgl.session.account import Account
+from a1_sgl.session.auditor import Auditor
+from a1_sgl.session.audits import find_audit
 from a1_sgl.session.branch import Branch
 from a1_sgl.session.chain import Chain, seeds
 from a1_sgl.session.context import Context, enclosing, stopping
@@ -42,8 +44,8 @@ class Group:
     """What every program shares: prompt, a prefill of it on each runtime, forks, admission, the vote, the account.
 
     A program whose chains go their own ways calls `run`; one whose chains wait for each other calls `each` for every
-    step and `finish` at the end. Use it in a ``with`` block: it owns every chain and every fork, and whatever of them
-    is left at the end is stopped and given back.
+    step and `finish` at the end. Use it in a ``with`` block: it owns every chain, every fork and every audit, and
+    whatever of them is left at the end is stopped and given back. A result waits for the audits, no chain does.
 
     Attributes:
         query: what is asked.
@@ -67,6 +69,7 @@ class Group:
         outer = enclosing()
         self._scope = Scope(backend.scope) if outer is None else Scope(backend.scope, outer)
         self._forks: set[Chain] = set()
+        self._auditor = Auditor(find_audit(query.audit), self._account, self._scope, query.seed)
         self._context = Context(self._scope, Route(query.question.id), query.question.images)
         self._prompt = Transcript()
         self._begin()
@@ -80,6 +83,11 @@ class Group:
             self._scope.stop()
         for chain in (*self._forks, *self.chains):
             self._give_back(chain, "rolled back")
+        try:
+            self._auditor.finish()
+        except Exception:
+            if exc[0] is None:  # else that is what is wrong
+                raise
 
     # --- steps ------------------------------------------------------------------------------------------------
 
@@ -226,7 +234,8 @@ class Group:
             if isinstance(spent, BaseException):
                 failure = failure or spent
                 continue
-            self._account.tell(PromptEvent(question=self.query.question.id, call=call(spent, role.name, "prefill")))
+            made = self._account.call(spent, role.name, "prefill")
+            self._account.tell(PromptEvent(question=self.query.question.id, call=made))
             codec = role.engine.codec
             image_tokens[codec.key] = spent.prompt_tokens - self._prompt.tokens(codec)
         if failure is not None:
@@ -239,7 +248,7 @@ class Group:
         return Chain(
             self.query.question, number, self._backend.roles, context, account,
             lambda: Branch(self._state, self._prompt), len(self._prompt.pieces),
-            seeds(self.query.seed, self.query.question.id, name), self._forks,
+            seeds(self.query.seed, self.query.question.id, name), self._forks, self._auditor,
         )  # fmt: skip
 
     def _admit(self, body: Callable[[Any], T], items: Sequence[Any]) -> list[T]:
@@ -273,6 +282,7 @@ class Group:
             chain.leave()
 
     def _result(self, chains: tuple[ChainEvent, ...], lost: tuple[LostEvent, ...]) -> Result:
+        self._auditor.finish()
         for fork in tuple(self._forks):  # nobody goes on as one of them any more
             fork.discard()
         result = Result(self.query.question, chains, lost, self._account.usage, self.query.vote)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from a1_sgl.errors import ConfigError
+from a1_sgl.session.audits import find_audit
 from a1_sgl.types import Listener, Question
 from a1_sgl.voting import find_vote
 
@@ -22,6 +23,7 @@ class Query:
         vote: how the answer is made of the chains' answers, a name in `a1_sgl.voting.VOTES`.
         rate: how finished chains are rated for that, a name in `a1_sgl.session.RATES`; None rates them by the target
             where the vote needs it and the program has no rating of its own.
+        audit: how chunks that a gate draws for it are audited, a name in `a1_sgl.session.AUDITS`.
         seed: of the sampling. Only runtimes with ``--enable-deterministic-inference`` honour it.
     """
 
@@ -30,6 +32,7 @@ class Query:
     listener: Listener | None = field(default=None, repr=False)
     vote: str = "majority"
     rate: str | None = None
+    audit: str = "rewrite"
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -42,6 +45,7 @@ class Query:
             from a1_sgl.session.rating import find_rate
 
             find_rate(self.rate)
+        find_audit(self.audit)
 
     @property
     def chains(self) -> int:
@@ -54,7 +58,7 @@ class Query:
 
         Raises:
             ConfigError: no chain at all.
-            ValueError: an unknown vote or rate.
+            ValueError: an unknown vote, rate or audit.
         """
         if isinstance(samples, int) and samples < 1:
             raise ConfigError(f"a question needs at least one chain, not {samples}")

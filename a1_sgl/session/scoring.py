@@ -10,7 +10,6 @@ from a1_sgl.conformal import Evidence, Score
 from a1_sgl.engine import Scores, wait
 from a1_sgl.errors import ChainAborted, ConfigError
 from a1_sgl.session import judge
-from a1_sgl.session.account import call
 from a1_sgl.session.roles import Role
 from a1_sgl.session.transcript import joined
 from a1_sgl.types import Call, Chunk, Loss
@@ -112,4 +111,4 @@ def _verify(chain: Chain, role: Role, ask: object) -> tuple[Scores, Call]:
     except ChainAborted as error:
         chain.broken_off(error, role, "verify")
         raise
-    return scores, call(scores.spent, role.name, "verify")
+    return scores, chain.account.call(scores.spent, role.name, "verify")

@@ -199,7 +199,7 @@ class Clocked:
     def __init__(self, gate: Decider, clock: Clock) -> None:
         self.alpha, self._gate, self._clock = gate.alpha, gate, clock
         self.observe, self.calibrate, self.finish = gate.observe, gate.calibrate, gate.finish
-        self.begin, self.end = gate.begin, gate.end
+        self.begin, self.end, self.audited = gate.begin, gate.end, gate.audited
 
     def __call__(self, score: float, **place: Any) -> Decision:
         """Decides, and takes the time."""
@@ -235,6 +235,9 @@ class Paced:
 
     def calibrate(self, score: float, **place: Any) -> None:
         """It has no use for scores."""
+
+    def audited(self, wrong: bool, **place: Any) -> None:
+        """Nor for audits, of which it asks for none."""
 
     def finish(self, question: Hashable, sample: int) -> None:
         """Nor for ends."""

@@ -28,10 +28,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from a1_sgl.errors import ConfigError
-from a1_sgl.evals import chain, generated, grading, stories
+from a1_sgl.evals import chain, exact, generated, grading, stories
 from a1_sgl.evals.tasks import rows
 from a1_sgl.evals.tasks.task import Levels, Messages, Task
 from a1_sgl.programs.chunking import CHUNKINGS
+from a1_sgl.session import AUDITS, Query
 from a1_sgl.types import Question
 
 HERE = Path(__file__).parent
@@ -99,6 +100,7 @@ class Declaration(_Declared):
     """The reference answer is what follows this in its column."""
     chunking: str = "step"
     grader: str = "math"
+    audit: str = Query.audit
     defaults: Mapping[str, Any] = Field(default_factory=dict)
     temperature: float = Field(0.8, ge=0)
     levels: LevelRange | None = None
@@ -112,6 +114,10 @@ class Declaration(_Declared):
             raise ValueError(f"unknown chunking {self.chunking!r}; known: {', '.join(CHUNKINGS)}")
         if (self.fields.level is None) != (self.levels is None) and self.source.hub:
             raise ValueError("field `level` and `levels` go together")
+        if self.audit not in AUDITS:
+            raise ValueError(f"unknown audit {self.audit!r}; known: {', '.join(AUDITS)}")
+        if self.audit == exact.NAME and self.source.hub:
+            raise ValueError(f"audit {exact.NAME} checks steps of generated tasks alone")
         if bool(self.fields.wrong) != (self.grader == "choice"):
             raise ValueError("grader `choice` and fields `wrong` go together")
         for name, (low, high) in self.splits.items():
@@ -151,7 +157,8 @@ def load(path: Path, data: Path | None = None) -> Task:
         name=name, about=declared.about, source=where, splits=splits,
         levels=Levels(**declared.levels.model_dump()) if declared.levels else None,
         chunking=declared.chunking, defaults=declared.defaults, temperature=declared.temperature, families=known,
-        grader=declared.grader, ask=lambda text, family: prompt(declared, text, families().get(family)), draw=draw,
+        grader=declared.grader, audit=declared.audit,
+        ask=lambda text, family: prompt(declared, text, families().get(family)), draw=draw,
         in_turn=declared.source.generated is not None,
     )  # fmt: skip
 

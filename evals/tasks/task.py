@@ -58,6 +58,7 @@ class Task:
         families: kinds of model that it knows a prompt for, the usual one first.
         ask: ``ask(text, family)``, the chat messages for a question of that text.
         grader: how answers are graded, a name in `GRADERS`.
+        audit: how accepted chunks are usually audited, a name in `AUDITS`.
         draw: ``draw(split, count, seed, levels, family)``; a count of None is all there are. A larger count extends a
             smaller one.
         in_turn: whether levels come in turn, so that what is drawn first says what comes next.
@@ -73,6 +74,7 @@ class Task:
     temperature: float
     families: tuple[str, ...]
     grader: str
+    audit: str
     ask: Callable[[str, str], Messages]
     draw: Callable[[str, int | None, int, tuple[int, int] | None, str], list[Question]]
     in_turn: bool = False

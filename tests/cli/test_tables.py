@@ -29,6 +29,7 @@ def printed(monkeypatch):
 ALL = {"mean": 1.0, "low": 0.94, "high": 1.0}
 SUMMARY = {
     "chains_per_question": 16, "vote": "majority", "wall_s": 12345.6, "chains_completed": 1600, "chains_lost": 2,
+    "audits": None,
     "accuracy": ALL, "answer_accuracy": ALL, "maj_at": {"16": ALL}, "pass_at": {"16": ALL},
     "tokens": {"draft_decode": 12345678, "draft_dropped": 0, "target_decode": 12345678, "target_dropped": 5,
                "target_prefill": 12345678, "cached_share": 0.841},
