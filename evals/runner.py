@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from a1_sgl.conformal import BUDGETS, DEFAULT, GATES, Card, Decider, GuardedGate, find_score, make
+from a1_sgl.conformal import BUDGETS, DEFAULT, GATES, Card, Decider, GuardedGate, TwoStage, find_score, make
 from a1_sgl.conformal.alarm import ACTIONS
 from a1_sgl.engine import Scope, ended, stack, submit
 from a1_sgl.errors import ChainAborted, ConfigError, RecordFault
@@ -47,6 +47,9 @@ class Eval:
         card: calibration card the gate starts from; None starts from an empty bank.
         gate_kind: a name in `GATES` or `BUDGETS`.
         online: whether scores join the bank during the run; None is what suits the gate.
+        first: what a first stage goes by, a name in `SCORES` that needs the draft's own evidence alone; None has the
+            target score every chunk.
+        eta, explore: of that stage, as in `TwoStage`.
         alarm: what a drift alarm does, a name in `ACTIONS`; None sets no alarm.
         alarm_threshold: of the martingale's wealth.
         allow_mismatch: fields in which the card may differ from this set-up.
@@ -70,6 +73,9 @@ class Eval:
     card: Card | None = None
     gate_kind: str = DEFAULT
     online: bool | None = None
+    first: str | None = None
+    eta: float = 0.05
+    explore: float = 0.2
     alarm: str | None = None
     alarm_threshold: float = 100.0
     allow_mismatch: tuple[str, ...] = ()
@@ -99,8 +105,24 @@ class Eval:
             self.gate()
         except ValueError as error:
             raise ConfigError(str(error)) from error
+        if self.first is not None:
+            self._check_first()
         if self.strategy.takes_over and self.runtime is not None:
             raise ConfigError(f"program {self.program} uses both runtimes, not the {self.runtime} alone")
+
+    def _check_first(self) -> None:
+        if not self.gated:
+            raise ConfigError(f"program {self.program} has no gate, so --first-stage {self.first} decides nothing")
+        if find_score(self.score).by_draft:
+            raise ConfigError(
+                f"score {self.score} asks nothing of the target, so --first-stage {self.first} would spare nothing; "
+                "name a score of the target with --set score=NAME, or leave out --first-stage"
+            )
+        if self.alarm is not None:
+            raise ConfigError(
+                "a drift alarm watches the target's scores, and a first stage leaves some of them out; leave out one "
+                "of --alarm and --first-stage"
+            )
 
     @cached_property
     def strategy(self) -> Program:
@@ -162,6 +184,7 @@ class Eval:
                 "alpha": self.alpha, "kind": self.gate_kind, "online": self.online, "p_value": "smoothed",
                 "calibration": self.card.sha256 if self.card else None,
                 "alarm": {"action": self.alarm, "threshold": self.alarm_threshold} if self.alarm else None,
+                "first": {"score": self.first, "eta": self.eta, "explore": self.explore} if self.first else None,
             }  # fmt: skip
         return self.protocol(backend) | {
             "split": self.split,
@@ -182,7 +205,10 @@ class Eval:
             return None
         made = make(self.gate_kind, self.alpha, chains=self.chains, online=self.online, seed=self.seed)
         gate: Decider = made
-        if self.alarm is not None:
+        if self.first is not None:  # evidence is ranked among the same like as scores are
+            bank = make(self.gate_kind, self.alpha, chains=self.chains).bank
+            gate = TwoStage(made, find_score(self.first), bank, eta=self.eta, explore=self.explore)
+        elif self.alarm is not None:
             gate = GuardedGate(made, action=self.alarm, threshold=self.alarm_threshold)
         if self.card is not None:
             self.card.fill(gate)
@@ -267,6 +293,8 @@ def resumed(gate: Decider | None, folder: RunFolder) -> Decider | None:
     if gate is not None:
         for event in folder.events:
             if isinstance(event, VerdictEvent):
+                if isinstance(gate, TwoStage) and event.screening is not None:
+                    gate.recall(event.screening, **event.place._asdict())
                 gate.observe(event.score, event.take_over, **event.place._asdict())
             elif isinstance(event, CalibrationEvent):
                 gate.calibrate(event.score, question=event.question, task=event.task)
@@ -378,11 +406,13 @@ def calibrate(plan: Eval, backend: Backend, out: Path, progress: Progress | None
     """Runs `plan` with a gate that starts empty and makes a card of all its scores.
 
     Draft chunks after a take-over differ from those before, so the scores are collected under the policy they are
-    meant for.
+    meant for. With a first stage that only watches (eta 0) the card also has its evidence.
 
     Raises:
-        ConfigError: the program has no gate; else as in `evaluate`.
+        ConfigError: the program has no gate, or a first stage that accepts chunks unseen; else as in `evaluate`.
     """
+    if plan.first is not None and plan.eta:
+        raise ConfigError(f"a card needs every chunk's score; calibrate with eta 0, not {plan.eta:g}")
     if not plan.gated:
         raise ConfigError(f"program {plan.program} has no gate, so there is nothing to calibrate")
     folder, summary = evaluate(plan, backend, out, progress)
@@ -398,5 +428,12 @@ def calibrate(plan: Eval, backend: Backend, out: Path, progress: Progress | None
         alpha=plan.alpha or 0.0,
         protocol=plan.protocol(backend),
         packages=packages(),
+        evidence=_evidence(plan, verdicts),
     )
     return card, summary
+
+
+def _evidence(plan: Eval, verdicts: Sequence[VerdictEvent]) -> dict[str, list[float]]:
+    """What a first stage that watched saw of each chunk; nothing where a program had some of them scored at once."""
+    found = [verdict.screening.score for verdict in verdicts if verdict.screening is not None]
+    return {plan.first: found} if plan.first is not None and len(found) == len(verdicts) else {}

@@ -43,6 +43,10 @@ def calibrate(
     ] = None,
     alphas: Annotated[str, typer.Option(help="What --certify tries, as FIRST:LAST:STEP or A,B,C.")] = "0.1:0.5:0.1",
     gate: common.GateName = DEFAULT,
+    first_stage: Annotated[
+        str | None,
+        typer.Option(metavar="SCORE", help="Note this score of the draft's own evidence too, for a first stage."),
+    ] = None,
     temperature: common.Temperature = None,
     top_p: common.TopP = 1.0,
     set_: common.Parameters = None,
@@ -66,6 +70,7 @@ def calibrate(
         chunking=chunking, questions=questions, chains=chains, seed=seed,
         levels=levels, family=family, parameters=common.parameters(set_, recipe), gate_kind=gate,
         sampling=common.sampling(temperature, top_p, found.temperature), alpha=alpha,
+        first=first_stage, eta=0.0,
     )  # fmt: skip
     risk = _risk(certify) if certify else None
     tried = common.span(alphas)

@@ -54,6 +54,13 @@ Chunking = Annotated[
 Parameters = Annotated[list[str] | None, typer.Option("--set", help="A parameter of the program, as NAME=VALUE.")]
 Alpha = Annotated[float, typer.Option(help="Nominal take-over rate, between 0 and 1.")]
 GateName = Annotated[str, typer.Option("--gate", help="How alpha is held; see `a1 gates`.")]
+FirstStage = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SCORE",
+        help="Accept chunks unseen by this score of the draft's own evidence; see `a1 scores`. [default: none]",
+    ),
+]
 CardPath = Annotated[
     Path | None,
     typer.Option("--calibration", help="Card from `a1 calibrate`. [default: the gate starts from an empty bank]"),
@@ -204,12 +211,16 @@ def print_summaries(runs: dict[str, dict[str, Any]]) -> None:
     row("take-over rate", lambda s: percent(s["take_over"], "realised"))
     row("  alpha", lambda s: _plain(s["take_over"]["nominal"]))
     row("  selectivity", lambda s: _plain(s["take_over"]["selectivity"]))
+    if any((s["take_over"]["verified"] or 0) < 1 for s in runs.values() if s["take_over"]["decisions"]):
+        row("  verified", lambda s: _plain(s["take_over"]["verified"]))
     row("  decisions", lambda s: f"{s['take_over']['decisions']:,}" if s["take_over"]["decisions"] else "-")
     for name in ("draft", "target"):
         row(f"{name} decode", lambda s, name=name: f"{s['tokens'][f'{name}_decode']:,}")
         if any(s["tokens"][f"{name}_dropped"] for s in runs.values()):
             row("  of it dropped", lambda s, name=name: f"{s['tokens'][f'{name}_dropped']:,}")
     row("target prefill", lambda s: f"{s['tokens']['target_prefill']:,}")
+    if any(s["tokens"]["target_spared"] for s in runs.values()):
+        row("  spared", lambda s: f"{s['tokens']['target_spared']:,}")
     row("cached share", lambda s: _plain(s["tokens"]["cached_share"]))
     row("wall-clock", lambda s: f"{s['wall_s']:.1f} s")
     row("chains", lambda s: f"{s['chains_completed']:,}" + (f" ({s['chains_lost']} lost)" if s["chains_lost"] else ""))

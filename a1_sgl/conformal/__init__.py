@@ -34,6 +34,7 @@ from a1_sgl.conformal.place import Place
 from a1_sgl.conformal.pvalues import Rank, conservative, scores_needed, smoothed
 from a1_sgl.conformal.risk import Certificate, Tested, binomial_p_value, certify, questions_needed, regressions
 from a1_sgl.conformal.scores import SCORES, Evidence, Score, find_score, score
+from a1_sgl.conformal.stages import UNSEEN, Screening, TwoStage, missed_at_most
 
 __all__ = [
     "BUDGETS",
@@ -42,6 +43,7 @@ __all__ = [
     "MARTINGALES",
     "RECOMMENDED",
     "SCORES",
+    "UNSEEN",
     "Alarm",
     "Audit",
     "Bank",
@@ -65,11 +67,13 @@ __all__ = [
     "Rate",
     "Score",
     "ScoreBank",
+    "Screening",
     "ShrunkBank",
     "SimpleJumper",
     "SleeperStayer",
     "Tested",
     "TurnBudget",
+    "TwoStage",
     "adaptive",
     "adaptive_turn",
     "balanced",
@@ -83,6 +87,7 @@ __all__ = [
     "first_chunks",
     "make",
     "marginal",
+    "missed_at_most",
     "mondrian_question",
     "mondrian_turn",
     "open_budget",

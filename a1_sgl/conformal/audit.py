@@ -104,12 +104,16 @@ class Audit:
         for cell in cells.values():
             if len(cell) < minimum:
                 continue
-            k = math.ceil(self.alpha * len(cell) - 1e-9)
-            least = sorted((d.score for d in cell), reverse=True)[k - 1]
+            least = sorted((d.score for d in cell), reverse=True)[hindsight(self.alpha, len(cell)) - 1]
             both += sum(d.take_over and d.score >= least for d in cell)
             handed += sum(d.take_over for d in cell)
             wanted += sum(d.score >= least for d in cell)
         return (both / handed if handed else None), (both / wanted if wanted else None)
+
+
+def hindsight(alpha: float, n: int) -> int:
+    """How many of n chunks hindsight hands over, ``ceil(alpha * n)``."""
+    return math.ceil(alpha * n - 1e-9)
 
 
 def summary(rate: Rate) -> dict[str, Any]:

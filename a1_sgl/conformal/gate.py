@@ -5,8 +5,10 @@ A gate is a bank, which ranks the score, and a control, which sets the level. `G
 
 from __future__ import annotations
 
+import struct
+import sys
 import threading
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from hashlib import blake2b
 from typing import Any, NamedTuple, Protocol
 
@@ -161,12 +163,29 @@ class Gate:
         with self._lock:
             self.control.finish(question, sample)
 
-    def draw(self, place: Place) -> float:
-        """The chunk's draw from Uniform(0, 1), a fresh one for each attempt."""
+    def critical(self, place: Place) -> float | None:
+        """The lowest score with which the chunk would be handed over now; None if there is none. Nothing is changed.
+
+        It is found by bisection, since no p-value rises with its score.
+        """
+        u = self.draw(place)
+
+        def handed_over(score: float) -> bool:
+            low, high, _ = self.bank.rank(score, place)
+            return (low + u * (high - low) if self.p_value == "smoothed" else high) <= level
+
+        with self._lock:
+            level = self.control.level(place)
+            return lowest(handed_over)
+
+    def draw(self, place: Place, use: str = "") -> float:
+        """The chunk's draw from Uniform(0, 1), a fresh one for each attempt and for each use of it."""
         question, sample, turn, task, attempt = place
         name = f"{self.seed}\0{question}\0{sample}\0{turn}\0{task}"
         if attempt:  # a first attempt has the draw that it has where nothing is drawn again
             name += f"\0{attempt}"
+        if use:
+            name += f"\0{use}"
         return (int.from_bytes(blake2b(name.encode(), digest_size=7).digest()) >> 3) * 2.0**-53
 
     def state(self) -> Any:
@@ -201,3 +220,32 @@ class Coin(Gate):
     ) -> None:  # fmt: skip
         """Nothing is remembered; a score that is not finite is refused all the same."""
         finite(score)
+
+    def critical(self, place: Place) -> float | None:
+        """Any score is as good as another."""
+        return lowest(lambda score: self.draw(place) <= self.alpha)
+
+
+def lowest(accepts: Callable[[float], bool]) -> float | None:
+    """The lowest finite number that `accepts`, which takes every number above one that it takes; None if none."""
+    low, high = _ordinal(-sys.float_info.max), _ordinal(sys.float_info.max)
+    if not accepts(sys.float_info.max):
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        if accepts(_number(middle)):
+            high = middle
+        else:
+            low = middle + 1
+    return _number(high)
+
+
+def _ordinal(number: float) -> int:
+    """Of a float among all floats, 0.0 being the 0th."""
+    (bits,) = struct.unpack("<q", struct.pack("<d", abs(number)))
+    return int(bits) if number >= 0 else -int(bits)
+
+
+def _number(ordinal: int) -> float:
+    number: float = struct.unpack("<d", struct.pack("<q", abs(ordinal)))[0]
+    return number if ordinal >= 0 else -number

@@ -44,6 +44,8 @@ class Request:
         route: which runtime of several should serve it.
         images: as the runtime takes them: URLs, paths it can read, or base64.
         image_tokens: how many tokens the images add to the prompt.
+        logprobs: of a generation, whether it is to come with the log-probabilities of its tokens: None for no, else
+            how many of the likeliest ones at its first place are wanted too, 0 for none.
     """
 
     ids: Ids
@@ -51,6 +53,7 @@ class Request:
     route: Route = NOWHERE
     images: tuple[str, ...] = ()
     image_tokens: int = 0
+    logprobs: int | None = None
 
 
 class Served(NamedTuple):
@@ -93,6 +96,12 @@ class Generation:
         aborted: whether it was stopped before its end; it is then what there was so far.
         spent: what it cost.
         meta: whatever else the runtime said, such as log-probabilities that a program asked for.
+        logprobs: where the request asked for them, log-probabilities of its tokens as the runtime that sampled them
+            gives them: one for each of `ids`, then one for the end token if that was sampled. Those of a generation
+            that was aborted go as far as they are known. They are at temperature 1 or at the sampling temperature, as
+            the runtime was started.
+        first: in the same way, log-probabilities of the likeliest tokens at its first place, where some were asked for
+            and a token was written.
     """
 
     text: str
@@ -101,6 +110,8 @@ class Generation:
     aborted: bool
     spent: Spent
     meta: Mapping[str, Any] = field(default_factory=dict)
+    logprobs: tuple[float, ...] | None = None
+    first: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,16 +19,18 @@ class Context:
         route: its question and itself, so that of several runtimes the one with its prefix serves it.
         images: the question's images, as the runtime takes them: URLs, paths it can read, or base64.
         image_tokens: how many tokens the images add to what is sent, by `Codec.key`.
+        logprobs: what is asked of the writer's generations beside their text, as in `Request`.
     """
 
     scope: Scope
     route: Route = NOWHERE
     images: tuple[str, ...] = ()
     image_tokens: Mapping[str, int] = field(default_factory=dict)
+    logprobs: int | None = None
 
     def request(self, engine: Engine, ids: Ids) -> Request:
         """The request for `ids` on `engine`."""
-        return Request(ids, self.scope, self.route, self.images, self.extra(engine))
+        return Request(ids, self.scope, self.route, self.images, self.extra(engine), self.logprobs)
 
     def extra(self, engine: Engine) -> int:
         """Tokens that images add."""

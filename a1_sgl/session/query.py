@@ -23,6 +23,8 @@ class Query:
         rate: how finished chains are rated for that, a name in `a1_sgl.session.RATES`; None rates them by the target
             where the vote needs it and the program has no rating of its own.
         seed: of the sampling. Only runtimes with ``--enable-deterministic-inference`` honour it.
+        logprobs: whether the writer's runtime is asked for the log-probabilities of what it writes, as in
+            `a1_sgl.engine.Request`. A `Program` asks for what its gate's first stage and its `score` need.
     """
 
     question: Question
@@ -31,6 +33,7 @@ class Query:
     vote: str = "majority"
     rate: str | None = None
     seed: int | None = None
+    logprobs: int | None = None
 
     def __post_init__(self) -> None:
         if not self.samples:
