@@ -75,7 +75,7 @@ class Eval:
     online: bool | None = None
     first: str | None = None
     eta: float = 0.05
-    explore: float = 0.2
+    explore: int = 5
     alarm: str | None = None
     alarm_threshold: float = 100.0
     allow_mismatch: tuple[str, ...] = ()

@@ -50,8 +50,8 @@ def eval_(
         typer.Option(help="With --first-stage: most take-overs that may be missed, as a share of its candidates."),
     ] = 0.05,
     explore: Annotated[
-        float, typer.Option(help="With --first-stage: share of its candidates that the target scores all the same.")
-    ] = 0.2,
+        int, typer.Option(help="With --first-stage: one in so many of its candidates is scored all the same.")
+    ] = 5,
     alarm: Annotated[
         str | None, typer.Option(help="On drift: warn, recalibrate or hand-over. [default: no alarm]")
     ] = None,

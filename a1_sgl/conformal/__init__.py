@@ -10,7 +10,7 @@ from a1_sgl.conformal.bank import Bank, Counts, MondrianBank, ScoreBank, ShrunkB
 from a1_sgl.conformal.budget import OpenBudget, TurnBudget, worst
 from a1_sgl.conformal.card import Card
 from a1_sgl.conformal.control import Control, Fixed, Offsets
-from a1_sgl.conformal.gate import Decider, Decision, Gate
+from a1_sgl.conformal.gate import UNSEEN, Decider, Decision, Gate
 from a1_sgl.conformal.gates import (
     BUDGETS,
     DEFAULT,
@@ -34,7 +34,7 @@ from a1_sgl.conformal.place import Place
 from a1_sgl.conformal.pvalues import Rank, conservative, scores_needed, smoothed
 from a1_sgl.conformal.risk import Certificate, Tested, binomial_p_value, certify, questions_needed, regressions
 from a1_sgl.conformal.scores import SCORES, Evidence, Score, find_score, score
-from a1_sgl.conformal.stages import UNSEEN, Screening, TwoStage, missed_at_most
+from a1_sgl.conformal.stages import Screening, TwoStage, missed_at_most
 
 __all__ = [
     "BUDGETS",

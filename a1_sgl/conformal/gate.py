@@ -18,6 +18,9 @@ from a1_sgl.conformal.place import Place
 from a1_sgl.conformal.pvalues import scores_needed
 
 P_VALUES = ("smoothed", "conservative")
+UNSEEN = -sys.float_info.max
+"""The score of a chunk that was not scored. Its p-value is 1, so that it is handed over only where any score would be,
+and it joins no bank; what it counts for a control, it counts as any chunk does."""
 
 
 class Decision(NamedTuple):
@@ -128,8 +131,11 @@ class Gate:
         place = Place(question, sample, turn, task, attempt)
         u = self.draw(place)
         with self._lock:
-            low, high, n = self.bank.rank(score, place, add=self.online)
-            p = low + u * (high - low) if self.p_value == "smoothed" else high
+            if score == UNSEEN:
+                p, n = 1.0, 0
+            else:
+                low, high, n = self.bank.rank(score, place, add=self.online)
+                p = low + u * (high - low) if self.p_value == "smoothed" else high
             decision = Decision(score, p, self.control.level(place), n)
             self.control.update(place, decision.take_over)
         return decision
@@ -146,7 +152,7 @@ class Gate:
         place = Place(question, sample, turn, task, attempt)
         finite(score)
         with self._lock:
-            if self.online:
+            if self.online and score != UNSEEN:
                 self.bank.add(score, place)
             self.control.level(place)  # some controls note that a chain has come back
             self.control.update(place, take_over)
@@ -228,7 +234,7 @@ class Coin(Gate):
 
 def lowest(accepts: Callable[[float], bool]) -> float | None:
     """The lowest finite number that `accepts`, which takes every number above one that it takes; None if none."""
-    low, high = _ordinal(-sys.float_info.max), _ordinal(sys.float_info.max)
+    low, high = _ordinal(UNSEEN), _ordinal(sys.float_info.max)
     if not accepts(sys.float_info.max):
         return None
     while low < high:

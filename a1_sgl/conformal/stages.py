@@ -9,7 +9,6 @@ tells how many of the others the gate would have handed over.
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -19,12 +18,10 @@ from typing import Any, Literal
 from scipy.stats import nbinom
 
 from a1_sgl.conformal.bank import Bank, ScoreBank, finite
-from a1_sgl.conformal.gate import Decision, Gate
+from a1_sgl.conformal.gate import UNSEEN, Decision, Gate
 from a1_sgl.conformal.place import Place, from_json, to_json
 from a1_sgl.conformal.scores import Score
 
-UNSEEN = -sys.float_info.max
-"""The score of a chunk that the target has not seen: below every score that it could have."""
 BINS = 20
 """Thresholds of stage one are multiples of 1 / BINS."""
 DELTA = 0.05
@@ -58,31 +55,33 @@ class Screening:
         return self.outcome == "accepted"
 
     def finds(self, score: float) -> bool:
-        """Whether an explored chunk with this target score would have been missed, had it been accepted."""
+        """Whether an explored chunk with this target score would have been a missed one, had it been accepted."""
         return self.critical is not None and UNSEEN < self.critical <= score
 
 
 @lru_cache(maxsize=65_536)
-def missed_at_most(found: int, explore: float, delta: float) -> int:
+def missed_at_most(found: int, explore: int, delta: float) -> int:
     """How many take-overs were missed at most when so many were found, at every moment at once but for a chance delta.
 
-    Each chunk that ought to be handed over is found with probability `explore`, by a draw of its own, and else missed.
-    So what is missed before the (x + 1)-th is found is negative binomial, whatever else happens; the bound exceeds it
-    but for ``delta / ((x + 1) (x + 2))``, and these sum to delta over all x.
+    Of the chunks that ought to be handed over one in `explore` is found, by a draw of its own, and the others are
+    missed. So what is missed before the (x + 1)-th is found is negative binomial, whatever else happens. It exceeds the
+    bound with probability at most ``delta / ((x + 1) (x + 2))``, and these sum to delta over all x.
     """
-    return int(nbinom.isf(delta / ((found + 1) * (found + 2)), found + 1, explore))
+    return int(nbinom.isf(delta / ((found + 1) * (found + 2)), found + 1, 1 / explore))
 
 
 class TwoStage:
     """A gate with a first stage, which is shown the draft's evidence and says whether the target is asked at all.
 
     A program calls `screen` for each chunk and then, with the target's score or with `UNSEEN`, the gate itself
-    (`Chain.judge` does). An accepted chunk is a chunk with the lowest score there is: it is ranked, counted by the
-    control and joins the bank as such. So the gate within keeps every promise that it makes whatever the scores are,
-    over all chunks, accepted ones included; ties among them are what smoothed p-values break.
+    (`Chain.judge` does). The gate's control counts an accepted chunk as one that was decided, and not handed over. So
+    whatever a control promises for any scores (`Offsets`, budgets, caps) it promises over all chunks, accepted ones
+    included: what is handed over of the others rises until the rate is alpha. With a fixed level the rate falls short
+    of alpha by the share that is missed. Accepted chunks have no score to join the bank, and explored ones, which are
+    a sample of them, join it once for each that they stand for.
 
     *Missed take-overs.* An accepted chunk is missed if the gate as it stood would have handed it over with the target's
-    score, and does not without. With probability at least 1 - delta over the gate's own draws, and at every moment, at
+    score. With probability at least 1 - delta over the gate's own draws, and at every moment, at
     most ``eta * candidates + slack`` chunks have been missed, candidates being the chunks whose evidence was good
     enough. Nothing is assumed of scores, evidence, threshold or order of arrival: where `missed_at_most` leaves no
     room, stage one is closed, and every candidate goes to the target until there is room again. Explored chunks that
@@ -90,7 +89,7 @@ class TwoStage:
     room for it.
 
     *The threshold* is the lowest p-value such that, of all chunks seen so far that lie above it, at most half of eta
-    were handed over (`AIM`); an explored chunk stands for ``1 / explore``. It proves nothing and need not: what is
+    were handed over (`AIM`); an explored chunk stands for `explore` of them. It proves nothing and need not: what is
     promised holds for any rule that does not know the draws. While nothing speaks for any, every chunk is doubted.
     """
 
@@ -101,7 +100,7 @@ class TwoStage:
         bank: Bank | None = None,
         *,
         eta: float = 0.05,
-        explore: float = 0.2,
+        explore: int = 5,
         delta: float = DELTA,
     ) -> None:
         """
@@ -110,7 +109,7 @@ class TwoStage:
             first: what the first stage goes by; it must not need the target.
             bank: ranks its values, best among the same like as the gate's bank ranks scores; a `ScoreBank` by default.
             eta: share of candidates that may be missed, in [0, alpha); with 0 stage one only watches.
-            explore: share of candidates that the target scores all the same.
+            explore: one candidate in so many, 2 or more, is scored by the target all the same.
             delta: chance that more are missed than is promised.
 
         Raises:
@@ -120,8 +119,10 @@ class TwoStage:
             raise ValueError(f"a first stage goes by the draft's own evidence; score {first.name} needs more than that")
         if not 0 <= eta < gate.alpha:
             raise ValueError(f"eta must lie in [0, alpha = {gate.alpha:g}), not {eta}: else all could be accepted")
-        if not 0 < explore < 1 or not 0 < delta < 1:
-            raise ValueError(f"explore and delta must lie strictly between 0 and 1, not {explore} and {delta}")
+        if explore < 2:
+            raise ValueError(f"explore is one candidate in so many and must be 2 or more, not {explore}")
+        if not 0 < delta < 1:
+            raise ValueError(f"delta must lie strictly between 0 and 1, not {delta}")
         self.gate, self.first = gate, first
         self.bank: Bank = ScoreBank() if bank is None else bank
         self.eta, self.explore, self.delta = eta, explore, delta
@@ -153,12 +154,12 @@ class TwoStage:
         """The p-value from which on a chunk is a candidate; 1 while none is."""
         if not self.eta:
             return 1.0
-        seen = handed = 0.0
+        seen = handed = 0
         lowest = BINS
         for at in reversed(range(BINS)):
             plain, taken, explored, found = self._bins[at]
-            seen += plain + explored / self.explore
-            handed += taken + found / self.explore
+            seen += plain + self.explore * explored
+            handed += taken + self.explore * found
             if handed + 1 <= AIM * self.eta * seen:
                 lowest = at
         return lowest / BINS
@@ -182,7 +183,7 @@ class TwoStage:
                 self.candidates += 1
                 if self.missed > self.eta * self.candidates + self.slack:
                     outcome = "closed"
-                elif self.gate.draw(place, "explore") >= self.explore:
+                elif self.gate.draw(place, "explore") * self.explore >= 1:
                     outcome = "accepted"
                     self.accepted += 1
                 else:
@@ -284,6 +285,9 @@ class TwoStage:
         if screening is None or screening.accepted:
             return
         explored = screening.outcome == "explored"
+        if explored and self.gate.online:
+            for _ in range(self.explore - 1):
+                self.gate.calibrate(score, **place._asdict())
         bin_ = self._bins[_bin(screening.p_value)]
         bin_[2 * explored] += 1
         bin_[2 * explored + 1] += take_over

@@ -54,7 +54,7 @@ class Unguarded(TwoStage):
     """A first stage that accepts a set share of chunks, learns nothing and promises nothing."""
 
     def __init__(self, gate: Gate, first: Score, share: float) -> None:
-        super().__init__(gate, first, explore=1e-12)
+        super().__init__(gate, first, explore=10**12)
         self.share = share
 
     @property
@@ -183,7 +183,7 @@ def with_evidence(chains: Chains, evidence: Callable[[Seen], float]) -> Chains:
 
 
 def compare(
-    title: str, streams: dict[str, Sequence[Chains]], kind: str, alpha: float, eta: float, explore: float, lanes: int
+    title: str, streams: dict[str, Sequence[Chains]], kind: str, alpha: float, eta: float, explore: int, lanes: int
 ) -> None:
     """Prints a table: no first stage, one by each kind of evidence, and the two bounds; means over the streams."""
     table = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
@@ -246,7 +246,7 @@ class AtRandom(Eval):
 
 
 def pocket(
-    out: Path, alpha: float, eta: float, explore: float, kind: str, questions: int, known: int, chains: int, seed: int
+    out: Path, alpha: float, eta: float, explore: int, kind: str, questions: int, known: int, chains: int, seed: int
 ) -> None:
     """Prints accuracy, rate and cost of each first stage on the same questions; goes on with what is in the folder."""
     task = find_task("stories")
@@ -305,7 +305,7 @@ def pocket(
         row("own_loss alone", evaluate(replace(plan, parameters=alone, card=card), pair, out / "alone")[1])
     console.print(
         f"task stories, all levels, {questions} questions x {chains} chains, gate {kind}, alpha {alpha:g}, "
-        f"eta {eta:g}, explore {explore:g}; cards from {known} other questions",
+        f"eta {eta:g}, explore one in {explore}; cards from {known} other questions",
         highlight=False,
     )
     console.print(table)
@@ -319,7 +319,7 @@ def pocket(
 def main(
     alpha: Annotated[float, typer.Option(help="Nominal rate.")] = 0.25,
     eta: Annotated[float, typer.Option(help="Share of a first stage's candidates that may be missed.")] = 0.05,
-    explore: Annotated[float, typer.Option(help="Share of them that the target scores all the same.")] = 0.2,
+    explore: Annotated[int, typer.Option(help="One in so many of them is scored all the same.")] = 5,
     gate: Annotated[str, typer.Option(help="The gate within.")] = "adaptive-turn",
     questions: Annotated[int, typer.Option(help="Questions.")] = 100,
     chains: Annotated[int, typer.Option(help="Chains of a question.")] = 4,
@@ -346,7 +346,7 @@ def main(
     }
     compare(
         f"{questions} questions x {chains} chains x {turns} turns, gate {gate}, alpha {alpha:g}, eta {eta:g}, explore "
-        f"{explore:g}; means of {runs} runs",
+        f"one in {explore}; means of {runs} runs",
         streams, gate, alpha, eta, explore, lanes,
     )  # fmt: skip
 
