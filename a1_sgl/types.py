@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from a1_sgl.conformal.place import Place
+from a1_sgl.conformal.stages import Screening
 from a1_sgl.voting import decide, support
 
 CallKind = Literal["prefill", "decode", "verify"]
@@ -121,6 +122,9 @@ class Chunk:
         ended: whether the author ended its turn after it (an end token was sampled).
         start: how many pieces of the chain's transcript come before it.
         budget: most tokens that its author might have written.
+        logprobs: log-probabilities of its tokens as its author's runtime told them, an end token's the last, where they
+            were asked for (`Query.logprobs`) and are known of all of them.
+        first: in the same way, those of the likeliest tokens at its first place.
     """
 
     author: str
@@ -129,6 +133,8 @@ class Chunk:
     ended: bool
     start: int
     budget: int = 0
+    logprobs: tuple[float, ...] | None = None
+    first: tuple[float, ...] | None = None
 
 
 class PromptEvent(_Record):
@@ -170,7 +176,8 @@ class VerdictEvent(_Record):
     `attempt` counts the draws of a turn from 0, where chunks are drawn again. `tokens` were judged by `call`;
     `draft_call` is the draft's own scoring, where the score asks for it. A rule that is no gate has no p-value and no
     level, and one that reads the text alone makes no call. With `audit` an `AuditEvent` follows, perhaps after the
-    chain's end.
+    chain's end. `screening` is what the first of two stages made of the chunk; where it was accepted by that, no call
+    was made and the score is `UNSEEN`, below every other.
     """
 
     event: Literal["verdict"] = "verdict"
@@ -189,6 +196,12 @@ class VerdictEvent(_Record):
     call: Call | None = None
     draft_call: Call | None = None
     task: str = ""
+    screening: Screening | None = None
+
+    @property
+    def unseen(self) -> bool:
+        """Whether it was accepted by the draft's evidence, so that the target has not scored it."""
+        return self.screening is not None and self.screening.accepted
 
     @property
     def place(self) -> Place:

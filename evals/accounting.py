@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from a1_sgl.records import Finished
-from a1_sgl.types import Call, ChainEvent, Event, RatingEvent, Usage
+from a1_sgl.types import Call, ChainEvent, ChunkEvent, Event, RatingEvent, Usage, VerdictEvent
 
 
 def flops(usage: Usage, parameters: Mapping[str, int | None]) -> dict[str, float | None]:
@@ -59,6 +59,23 @@ def tokens(usage: Usage) -> dict[str, Any]:
     kinds = {"decode": usage.decode, "dropped": usage.dropped, "prefill": usage.prefill}
     roles = {"draft": None, "target": None} | dict.fromkeys(sorted({role for of in kinds.values() for role in of}))
     return {f"{role}_{kind}": of.get(role, 0) for kind, of in kinds.items() for role in roles}
+
+
+def spared(events: Sequence[Event]) -> int:
+    """Tokens of chunks that were accepted unseen and that the target never computed afterwards either.
+
+    Whatever the target reads or writes next in a chain, it computes all that it has not seen of it first. So what it is
+    spared is what stands after its last call; of the rest it is spared the calls and not the tokens.
+    """
+    unread: defaultdict[tuple[str, int], int] = defaultdict(int)
+    for event in events:
+        if isinstance(event, VerdictEvent) and event.unseen:
+            unread[event.question, event.sample] += event.tokens
+        elif (
+            isinstance(event, VerdictEvent | RatingEvent) and event.call is not None and event.call.role != "draft"
+        ) or (isinstance(event, ChunkEvent) and event.author == "target"):
+            unread[event.question, event.sample] = 0
+    return sum(unread.values())
 
 
 def throughput(usage: Usage, questions: int, wall: float) -> dict[str, float] | None:

@@ -9,10 +9,11 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from a1_sgl.conformal import BUDGETS, GATES, Control, Decided, Rate, Rates, false_accepts, make
+from a1_sgl.conformal import BUDGETS, GATES, Control, Decided, Rate, Rates, false_accepts, make, missed_at_most
 from a1_sgl.conformal.rates import summary as rate
+from a1_sgl.conformal.stages import DELTA
 from a1_sgl.errors import ConfigError
-from a1_sgl.evals.accounting import call_times, flops, latency, perplexity, throughput, tokens
+from a1_sgl.evals.accounting import call_times, flops, latency, perplexity, spared, throughput, tokens
 from a1_sgl.evals.environment import packages
 from a1_sgl.evals.estimators import Interval, clustered, maj_at, pass_at, sizes
 from a1_sgl.records import ChainRecord, RunFolder
@@ -100,6 +101,25 @@ def take_over(
         "by_turn": [{"turn": turn, **rate(one)} for turn, one in sorted(rates.by("turn").items())],
         "mean_question_deviation": statistics.fmean(deviations) if deviations and nominal else None,
         "selectivity": rates.selectivity() if nominal else None,
+        "verified": statistics.fmean(verdict.call is not None for verdict in verdicts) if verdicts else None,
+    }
+
+
+def first_stage(verdicts: Sequence[VerdictEvent], setting: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What the first of two stages did: chunks by outcome, and how many take-overs it missed at most.
+
+    Of the chunks that were explored, `found` are those that the gate, as it stood, would have handed over.
+    """
+    screened = [verdict for verdict in verdicts if verdict.screening is not None]
+    if setting is None or not screened:
+        return None
+    outcomes = Counter(verdict.screening.outcome for verdict in screened if verdict.screening)
+    found = sum(verdict.screening.finds(verdict.score) for verdict in screened if verdict.screening)
+    return {
+        **setting,
+        **{outcome: outcomes[outcome] for outcome in ("accepted", "explored", "closed", "doubted")},
+        "found": found,
+        "missed_at_most": missed_at_most(found, setting["explore"], DELTA) if setting["eta"] else 0,
     }
 
 
@@ -173,7 +193,13 @@ def summarise(folder: RunFolder, lost: int | None = None, errors: Mapping[str, i
         # A gate that is audited holds no rate of take-overs.
         "take_over": take_over(verdicts, None if audited else gate.get("alpha"), promising(folder)),
         "audits": audited,
-        "tokens": {**tokens(usage), "prompt": usage.prompt, "cached_share": usage.cached_share},
+        "first_stage": first_stage(verdicts, gate.get("first")),
+        "tokens": {
+            **tokens(usage),
+            "target_spared": spared(folder.events),
+            "prompt": usage.prompt,
+            "cached_share": usage.cached_share,
+        },
         "perplexity": perplexity(folder.events),
         "flops": flops(usage, folder.run["environment"].get("parameters", {})),
         "energy_j": folder.run.get("energy_j"),

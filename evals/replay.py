@@ -38,6 +38,7 @@ from a1_sgl.conformal import (
     make,
     worst,
 )
+from a1_sgl.conformal.rates import hindsight
 from a1_sgl.errors import ConfigError
 
 UNKNOWN = (
@@ -47,9 +48,11 @@ UNKNOWN = (
 )
 AUTHORS = "authors"
 SYNCHRONOUS = "synchronous"
+ORACLE = "oracle"
 RULES = {
     AUTHORS: "the authors' rule: take over where the rank among a fixed array of turn-0 scores is 1 - alpha or more",
     SYNCHRONOUS: "all chains of a question wait after every turn; the worst alpha * m, by first draws, are handed over",
+    ORACLE: "hindsight: of each question and turn the ceil(alpha * n) highest scores; what selectivity compares with",
 }
 ORDERS = ("random", "turns")
 
@@ -58,13 +61,15 @@ ORDERS = ("random", "turns")
 class Chunk:
     """A recorded chunk: its turn, its score, and its percentile in the array it was gated with, if recorded.
 
-    `attempt` says which of the turn's draws it is, from 0.
+    `attempt` says which of the turn's draws it is, from 0, and `evidence` what a first stage saw of it, if there was
+    one. One that was accepted unseen has the lowest score there is.
     """
 
     turn: int
     score: float
     percentile: float | None = None
     attempt: int = 0
+    evidence: float | None = None
 
 
 @dataclass(frozen=True)
@@ -137,6 +142,10 @@ class _Chain(_Row):
     turns: list[_Turn]
 
 
+class _Screening(_Row):
+    score: FiniteFloat
+
+
 class _Verdict(_Row):
     question: str
     sample: NonNegativeInt
@@ -144,6 +153,7 @@ class _Verdict(_Row):
     attempt: NonNegativeInt = 0
     score: FiniteFloat
     task: str = ""
+    screening: _Screening | None = None
 
 
 def _read(file: Path, prefix: str) -> tuple[list[RecordedChain], int]:
@@ -164,7 +174,8 @@ def _read(file: Path, prefix: str) -> tuple[list[RecordedChain], int]:
                     turn, attempt = verdict.turn, verdict.attempt
                     if (turn, attempt) in chunks:
                         raise ValueError(f"turn {turn} of chain {verdict.sample} was decided before, attempt {attempt}")
-                    chunks[turn, attempt] = Chunk(turn, verdict.score, attempt=attempt)
+                    evidence = verdict.screening.score if verdict.screening is not None else None
+                    chunks[turn, attempt] = Chunk(turn, verdict.score, attempt=attempt, evidence=evidence)
                     continue
                 chain = _Chain.model_validate(row)
                 name = (f"{prefix}{chain.problem}", chain.sample)
@@ -262,6 +273,8 @@ class Replay:
         """
         if name == SYNCHRONOUS:
             return self._synchronous(alpha)
+        if name == ORACLE:
+            return self._oracle(alpha)
         try:
             decide, skip, control = self._decider(name, alpha, seed)
         except ValueError as error:
@@ -337,6 +350,18 @@ class Replay:
         for cell in cells.values():
             for (chain, chunk), taken in zip(cell, worst([chunk.score for _, chunk in cell], budget), strict=True):
                 decisions.append(Decided(_place(chain, chunk), chunk.score, taken))
+        return Rates.of(alpha, decisions)
+
+    def _oracle(self, alpha: float) -> Rates:
+        """Knows all scores of a question's turn, all draws included, before it decides any."""
+        cells: dict[tuple[str, int], list[tuple[RecordedChain, Chunk]]] = defaultdict(list)
+        for chain in self.trace.chains:
+            for chunk in chain.chunks:
+                cells[chain.question, chunk.turn].append((chain, chunk))
+        decisions = []
+        for cell in cells.values():
+            taken = worst([chunk.score for _, chunk in cell], hindsight(alpha, len(cell)))
+            decisions += [Decided(_place(a, b), b.score, over) for (a, b), over in zip(cell, taken, strict=True)]
         return Rates.of(alpha, decisions)
 
     def measure(self, rates: Rates) -> dict[str, Any]:
@@ -421,4 +446,4 @@ def calibration(path: Path) -> tuple[float, ...]:
     return tuple(np.sort(values).tolist())
 
 
-DEFAULTS = (RECOMMENDED, AUTHORS)
+DEFAULTS = (RECOMMENDED, AUTHORS, "random", ORACLE)

@@ -256,7 +256,8 @@ def _chunks(folder: RunFolder) -> defaultdict[tuple[str, int], list[dict[str, An
                 "score": None, "p": None, "over": False, "dropped": None,
             })  # fmt: skip
         elif isinstance(event, VerdictEvent) and (chunks := found[event.question, event.sample]):
-            chunks[-1] |= {"score": event.score, "p": event.p_value, "over": event.take_over}
+            score = None if event.unseen else event.score
+            chunks[-1] |= {"score": score, "p": event.p_value, "over": event.take_over}
         elif isinstance(event, DropEvent):
             left = event.tokens
             for chunk in reversed(found[event.question, event.sample]):

@@ -22,6 +22,7 @@ from a1_sgl.conformal import (
     Gate,
     GuardedGate,
     Standing,
+    TwoStage,
     find_score,
     make,
 )
@@ -76,6 +77,9 @@ class Eval:
         epsilon, audit_rate: for gate `AUDITED`, as `make` has them.
         audit: how that gate's chunks are audited, a name in `AUDITS`; None is the task's way.
         online: whether scores join the bank during the run; None is what suits the gate.
+        first: what a first stage goes by, a name in `SCORES` that needs the draft's own evidence alone; None has the
+            target score every chunk.
+        eta, explore: of that stage, as in `TwoStage`.
         alarm: what a drift alarm does, a name in `ACTIONS`; None sets no alarm.
         alarm_threshold: of the martingale's wealth.
         allow_mismatch: fields in which the card may differ from this set-up.
@@ -103,6 +107,9 @@ class Eval:
     audit_rate: float | None = None
     audit: str | None = None
     online: bool | None = None
+    first: str | None = None
+    eta: float = 0.05
+    explore: int = 5
     alarm: str | None = None
     alarm_threshold: float = 100.0
     allow_mismatch: tuple[str, ...] = ()
@@ -140,6 +147,8 @@ class Eval:
             self.gate()
         except ValueError as error:
             raise ConfigError(str(error)) from error
+        if self.first is not None:
+            self._check_first()
         if self.strategy.takes_over and self.runtime is not None:
             raise ConfigError(f"program {self.program} uses both runtimes, not the {self.runtime} alone")
 
@@ -153,6 +162,20 @@ class Eval:
             raise ConfigError(f"gate {FROZEN} never learns, so it takes no scores from presample; leave that out")
         if self.alarm == "recalibrate":
             raise ConfigError(f"gate {FROZEN} never learns, so it cannot recalibrate; --alarm warn or hand-over")
+
+    def _check_first(self) -> None:
+        if not self.gated:
+            raise ConfigError(f"program {self.program} has no gate, so --first-stage {self.first} decides nothing")
+        if find_score(self.score).by_draft:
+            raise ConfigError(
+                f"score {self.score} asks nothing of the target, so --first-stage {self.first} would spare nothing; "
+                "name a score of the target with --set score=NAME, or leave out --first-stage"
+            )
+        if self.alarm is not None:
+            raise ConfigError(
+                "a drift alarm watches the target's scores, and a first stage leaves some of them out; leave out one "
+                "of --alarm and --first-stage"
+            )
 
     @cached_property
     def strategy(self) -> Program:
@@ -252,6 +275,7 @@ class Eval:
                 "calibration": self.card.sha256 if self.card else None,
                 "alarm": {"action": self.alarm, "threshold": self.alarm_threshold} if self.alarm else None,
                 "audits": audits,
+                "first": {"score": self.first, "eta": self.eta, "explore": self.explore} if self.first else None,
             }  # fmt: skip
         return self.protocol(backend) | {
             "split": self.split,
@@ -271,7 +295,9 @@ class Eval:
         if not self.gated:
             return None
         gate: Decider = (made := self._made())
-        if self.alarm is not None:
+        if self.first is not None:  # evidence is ranked among the same like as scores are
+            gate = TwoStage(made, find_score(self.first), self._made().bank, eta=self.eta, explore=self.explore)
+        elif self.alarm is not None:
             chains = self.chains if self.card is None else min(self.chains, self.card.chains)
             gate = GuardedGate(made, action=self.alarm, threshold=self.alarm_threshold, chains=chains)
         if self.card is not None:
@@ -379,6 +405,8 @@ def resume(gate: Decider, folder: RunFolder, questions: Mapping[str, bool]) -> N
         gate.begin(question)
     for event in folder.events:
         if isinstance(event, VerdictEvent):
+            if isinstance(gate, TwoStage) and event.screening is not None:
+                gate.recall(event.screening, **event.place._asdict())
             gate.observe(event.score, event.take_over, **event.place._asdict())
         elif isinstance(event, AuditEvent):
             gate.audited(event.wrong, **event.place._asdict())
@@ -499,11 +527,13 @@ def calibrate(plan: Eval, backend: Backend, out: Path, progress: Progress | None
     """Runs `plan` with a gate that starts empty and makes a card of all its scores.
 
     Draft chunks after a take-over differ from those before, so the scores are collected under the policy they are
-    meant for.
+    meant for. With a first stage that only watches (eta 0) the card also has its evidence.
 
     Raises:
-        ConfigError: the program has no gate; else as in `evaluate`.
+        ConfigError: the program has no gate, or a first stage that accepts chunks unseen; else as in `evaluate`.
     """
+    if plan.first is not None and plan.eta:
+        raise ConfigError(f"a card needs every chunk's score; calibrate with eta 0, not {plan.eta:g}")
     if not plan.gated:
         raise ConfigError(f"program {plan.program} has no gate, so there is nothing to calibrate")
     folder, summary = evaluate(plan, backend, out, progress)
@@ -519,5 +549,12 @@ def calibrate(plan: Eval, backend: Backend, out: Path, progress: Progress | None
         alpha=plan.alpha or 0.0,
         protocol=plan.protocol(backend),
         packages=packages(),
+        evidence=_evidence(plan, verdicts),
     )
     return card, summary
+
+
+def _evidence(plan: Eval, verdicts: Sequence[VerdictEvent]) -> dict[str, list[float]]:
+    """What a first stage that watched saw of each chunk; nothing where a program had some of them scored at once."""
+    found = [verdict.screening.score for verdict in verdicts if verdict.screening is not None]
+    return {plan.first: found} if plan.first is not None and len(found) == len(verdicts) else {}

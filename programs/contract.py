@@ -9,7 +9,7 @@ import inspect
 import queue
 import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +18,7 @@ from typing import Any, Literal, cast
 from sglang.lang.interpreter import ProgramState
 from sglang.lang.ir import SglFunction
 
-from a1_sgl.conformal import Decider
+from a1_sgl.conformal import SCORES, Decider, TwoStage
 from a1_sgl.engine import aside, stack, submit, wait
 from a1_sgl.engine.loop import elsewhere
 from a1_sgl.errors import ConfigError
@@ -208,6 +208,13 @@ class Program:
                 "Backend.connect(draft=URL, target=URL)"
             )
 
+    def logprobs(self, gate: Decider | None, score: str | None = None) -> int | None:
+        """What is asked of the writer's generations, as in `Query`: for `gate`, and for `score` if it has that."""
+        by = [gate.first] if isinstance(gate, TwoStage) else []
+        if "score" in self.own and (found := SCORES.get(score or self.default("score"))) is not None:
+            by.append(found)
+        return max((one.likeliest for one in by if one.likeliest is not None), default=None)
+
     @cached_property
     def _parameters(self) -> dict[str, inspect.Parameter]:
         return dict(inspect.signature(self.function.func).parameters)
@@ -243,6 +250,7 @@ class Program:
             )
         if isinstance(backend, Backend):
             self.check_roles(backend.roles.successor is not None)
+        query = replace(query, logprobs=self.logprobs(gate, settings.get("score")))
         if self.gate != "none":
             settings = {"gate": gate, **settings}
         running = stack(self.function.run, query=query, backend=backend, use_thread=False, **settings)
@@ -299,8 +307,6 @@ def find_program(name: str) -> Program:
     Raises:
         ConfigError: there is none, its file cannot be loaded, or it does not keep the contract.
     """
-    from dataclasses import replace
-
     from a1_sgl.programs import PROGRAMS
 
     path, colon, inner = name.rpartition(":")

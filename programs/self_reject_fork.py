@@ -48,7 +48,7 @@ def self_reject_fork(
     pool: dict[int, Chain] = {}
 
     def worth(chain: Chain) -> float:  # lower is better
-        return statistics.fmean(chain.scores.values()) - progress * chain.turn
+        return statistics.fmean(chain.scores.values() or (0.0,)) - progress * chain.turn
 
     def publish(chain: Chain) -> None:
         if (before := pool.get(chain.sample)) is not None:

@@ -12,7 +12,7 @@ from a1_sgl.conformal import Decider
 from a1_sgl.programs.contract import program
 from a1_sgl.session import Chain, Query, Scored, run_chains
 from a1_sgl.session.judge import STEP
-from a1_sgl.types import Result
+from a1_sgl.types import Chunk, Result
 
 
 @program(gate="optional", takes_over=True)
@@ -45,17 +45,20 @@ def spec_reason(
     """
 
     def body(chain: Chain) -> None:
+        def rated(chunk: Chunk) -> Scored:
+            rating = chain.rate(STEP, cue=cue)
+            return Scored(9 - rating.mean, len(chunk.ids), (rating.call,))
+
         for turn in range(turns):
             if turn < first_by_target:
                 chain.target(target_tokens)
             else:
                 chunk = chain.draft(draft_tokens)
-                rating = chain.rate(STEP, cue=cue)
-                scored = Scored(9 - rating.mean, len(chunk.ids), (rating.call,))
                 if gate is not None:
-                    rejected = chain.ask(chunk, scored, gate, replace=True).take_over
+                    rejected = chain.judge(chunk, gate, score=rated, replace=True)
                 else:
-                    rejected = chain.verdict(chunk, scored, rating.mean < threshold, replace=True)
+                    scored = rated(chunk)
+                    rejected = chain.verdict(chunk, scored, scored.value > 9 - threshold, replace=True)
                 if rejected:
                     chain.target(target_tokens)
             if chain.end_turn():

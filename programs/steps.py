@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from a1_sgl.conformal import Decider, Score
+from a1_sgl.conformal import UNSEEN, Decider, Score
 from a1_sgl.session import Chain, Group
 
 
@@ -44,7 +44,7 @@ def redraw(chain: Chain, gate: Decider, max_tokens: int, retries: int, score: Sc
         branch.attempt = len(drawn)
         chunk = branch.draft(max_tokens)
         accepted = not branch.judge(chunk, gate, score=score)
-        drawn.append((branch.scores[chunk.start], branch))
+        drawn.append((branch.scores.get(chunk.start, UNSEEN), branch))
     _, kept = drawn[-1] if accepted else min(drawn, key=lambda pair: pair[0])
     chain.become(kept)
     for _, branch in drawn:

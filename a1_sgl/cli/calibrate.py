@@ -30,6 +30,10 @@ def calibrate(
     seed: common.Seed = 0,
     alpha: common.Alpha = 0.25,
     gate: common.GateName = DEFAULT,
+    first_stage: Annotated[
+        str | None,
+        typer.Option(metavar="SCORE", help="Note this score of the draft's own evidence too, for a first stage."),
+    ] = None,
     temperature: common.Temperature = None,
     top_p: common.TopP = 1.0,
     set_: common.Parameters = None,
@@ -48,6 +52,7 @@ def calibrate(
         chunking=chunking, questions=questions, chains=chains, seed=seed,
         levels=levels, family=family, parameters=common.parameters(set_, recipe), gate_kind=gate,
         sampling=common.sampling(temperature, top_p, found.temperature), alpha=alpha,
+        first=first_stage, eta=0.0,
     )  # fmt: skip
     with runtimes.connect(plan.runtime) as backend, terminate_on_sigterm():
         common.check_recipe(recipe, plan, backend)

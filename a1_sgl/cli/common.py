@@ -66,6 +66,13 @@ CardAlpha = Annotated[
 Certified = Annotated[
     bool, typer.Option("--certified", help="Refuse to run what the card's certificate does not speak of.")
 ]
+FirstStage = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SCORE",
+        help="Accept chunks unseen by this score of the draft's own evidence; see `a1 scores`. [default: none]",
+    ),
+]
 CardPath = Annotated[
     Path | None,
     typer.Option("--calibration", help="Card from `a1 calibrate`. [default: the gate starts from an empty bank]"),
@@ -227,6 +234,8 @@ def print_summaries(runs: dict[str, dict[str, Any]]) -> None:
     row("  bound", lambda s: shown_bound(s["take_over"]["bound"]))
     row("  by turn", lambda s: _widest(s["take_over"]["by_turn"]))
     row("  selectivity", lambda s: _plain(s["take_over"]["selectivity"]))
+    if any((s["take_over"]["verified"] or 0) < 1 for s in runs.values() if s["take_over"]["decisions"]):
+        row("  verified", lambda s: _plain(s["take_over"]["verified"]))
     row("  decisions", lambda s: f"{s['take_over']['decisions']:,}" if s["take_over"]["decisions"] else "-")
     if any(s["audits"] for s in runs.values()):
 
@@ -244,6 +253,8 @@ def print_summaries(runs: dict[str, dict[str, Any]]) -> None:
         if any(s["tokens"][f"{name}_dropped"] for s in runs.values()):
             row("  of it dropped", lambda s, name=name: f"{s['tokens'][f'{name}_dropped']:,}")
     row("target prefill", lambda s: f"{s['tokens']['target_prefill']:,}")
+    if any(s["tokens"]["target_spared"] for s in runs.values()):
+        row("  spared", lambda s: f"{s['tokens']['target_spared']:,}")
     row("cached share", lambda s: _plain(s["tokens"]["cached_share"]))
     row("wall-clock", lambda s: f"{s['wall_s']:.1f} s")
     row("chains", lambda s: f"{s['chains_completed']:,}" + (f" ({s['chains_lost']} lost)" if s["chains_lost"] else ""))

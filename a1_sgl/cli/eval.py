@@ -52,6 +52,14 @@ def eval_(
     online: Annotated[
         bool | None, typer.Option(help="Let scores join the gate's bank during the run. [default: what suits the gate]")
     ] = None,
+    first_stage: common.FirstStage = None,
+    eta: Annotated[
+        float,
+        typer.Option(help="With --first-stage: most take-overs that may be missed, as a share of its candidates."),
+    ] = 0.05,
+    explore: Annotated[
+        int, typer.Option(help="With --first-stage: one in so many of its candidates is scored all the same.")
+    ] = 5,
     alarm: Annotated[
         str | None, typer.Option(help="On drift: warn, recalibrate or hand-over. [default: no alarm]")
     ] = None,
@@ -85,7 +93,8 @@ def eval_(
         parameters=common.parameters(set_, recipe), sampling=common.sampling(temperature, top_p, found.temperature),
         alpha=common.alpha(alpha, calibrated) if gated else None, card=calibrated if gated else None, online=online,
         gate_kind=common.gate(gate, calibrated), certified=certified, epsilon=epsilon, audit_rate=audit_rate,
-        audit=audit, alarm=alarm, alarm_threshold=alarm_threshold, allow_mismatch=tuple(allow_mismatch or ()),
+        audit=audit, first=first_stage, eta=eta, explore=explore, alarm=alarm, alarm_threshold=alarm_threshold,
+        allow_mismatch=tuple(allow_mismatch or ()),
     )  # fmt: skip
     if dry_run:
         _say(plan, like, runtimes)

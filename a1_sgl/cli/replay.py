@@ -26,7 +26,7 @@ def replay(
     ],
     gate: Annotated[
         list[str] | None,
-        typer.Option(help="Gate or rule, repeatable; see below. [default: balanced and authors]"),
+        typer.Option(help="Gate or rule, repeatable; see below. [default: balanced, authors, random, oracle]"),
     ] = None,
     alpha: Annotated[float, typer.Option(help="Nominal take-over rate.")] = 0.4,
     sweep: Annotated[
@@ -48,7 +48,7 @@ def replay(
     """Run gates over recorded chains and compare nominal with realised take-over rates.
 
     Gates: see `a1 gates`. Rules: authors (rank among a fixed array of turn-0 scores), synchronous (a question's worst
-    chunks of each turn, with a barrier).
+    chunks of each turn, with a barrier), oracle (the same in hindsight, draws counted apart).
     """
     from a1_sgl.evals import replay as core
 

@@ -135,5 +135,7 @@ class _Show:
 
 
 def _verdict(event: VerdictEvent) -> str:
+    if event.unseen:
+        return "accepted by the draft's evidence" + (" -> target" if event.take_over else "")
     by = f"score {event.score:.3f}" if event.p_value is None else f"p = {event.p_value:.3f}"
     return by + (" -> target" if event.take_over else "")

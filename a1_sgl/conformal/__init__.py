@@ -11,7 +11,7 @@ from a1_sgl.conformal.budget import OpenBudget, TurnBudget, worst
 from a1_sgl.conformal.card import Card
 from a1_sgl.conformal.certificate import Certificate, Standing
 from a1_sgl.conformal.control import Bound, Control, Fixed, Offsets
-from a1_sgl.conformal.gate import Decider, Decision, Frozen, Gate
+from a1_sgl.conformal.gate import UNSEEN, Decider, Decision, Frozen, Gate
 from a1_sgl.conformal.gates import (
     AUDIT_RATE,
     AUDITED,
@@ -42,6 +42,7 @@ from a1_sgl.conformal.pvalues import Rank, conservative, scores_needed, smoothed
 from a1_sgl.conformal.rates import Decided, Rate, Rates, exact_interval
 from a1_sgl.conformal.risk import Trial, log_wealth, questions_needed, regressions
 from a1_sgl.conformal.scores import SCORES, Evidence, Score, find_score, score
+from a1_sgl.conformal.stages import Screening, TwoStage, missed_at_most
 
 __all__ = [
     "AUDITED",
@@ -54,6 +55,7 @@ __all__ = [
     "MARTINGALES",
     "RECOMMENDED",
     "SCORES",
+    "UNSEEN",
     "Alarm",
     "Audited",
     "AuditedGate",
@@ -81,12 +83,14 @@ __all__ = [
     "Rates",
     "Score",
     "ScoreBank",
+    "Screening",
     "ShrunkBank",
     "SimpleJumper",
     "SleeperStayer",
     "Standing",
     "Trial",
     "TurnBudget",
+    "TwoStage",
     "adaptive",
     "adaptive_turn",
     "audited",
@@ -100,6 +104,7 @@ __all__ = [
     "log_wealth",
     "make",
     "marginal",
+    "missed_at_most",
     "mondrian_question",
     "mondrian_turn",
     "open_budget",

@@ -15,7 +15,9 @@ from a1_sgl.compare import differences
 from a1_sgl.conformal.bank import is_finite
 from a1_sgl.conformal.certificate import Certificate
 from a1_sgl.conformal.gate import Decider
+from a1_sgl.conformal.place import Place
 from a1_sgl.conformal.pvalues import scores_needed
+from a1_sgl.conformal.stages import TwoStage
 from a1_sgl.errors import ConfigError
 
 SCHEMA = 2
@@ -36,6 +38,8 @@ class Card:
         protocol: program, chunking, sampling, and fingerprints of models, tokenizers and chat templates.
         packages: versions of the software that the scores depend on.
         certificate: what `a1 certify` found, if it was asked.
+        evidence: values of the draft's evidence for each of `scores`, by the name of the score that a first stage goes
+            by; empty where none was collected.
     """
 
     score: str
@@ -47,12 +51,16 @@ class Card:
     protocol: Mapping[str, Any]
     packages: Mapping[str, str | None] = field(default_factory=dict)
     certificate: Certificate | None = None
+    evidence: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.scores:
             raise ConfigError("a calibration card needs at least one score")
         if not all(isinstance(s, int | float) and is_finite(s) for s in self.scores):
             raise ConfigError("a calibration card holds a score that is not a finite number")
+        for name, values in self.evidence.items():
+            if len(values) != len(self.scores) or not all(map(is_finite, values)):
+                raise ConfigError(f"a calibration card needs a finite {name} for each of its {len(self.scores)} scores")
         if len(self.places) != len(self.scores):
             raise ConfigError(f"a calibration card holds {len(self.scores)} scores and {len(self.places)} places")
         if not all(0 <= question < len(self.questions) for question, _, _ in self.places):
@@ -74,6 +82,8 @@ class Card:
     def sha256(self) -> str:
         """Hash of everything but the versions of software and the certificate."""
         content = asdict(self) | {"packages": None, "certificate": None}
+        if not self.evidence:  # a card without it is the card that it was before there was any
+            del content["evidence"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def check(
@@ -128,13 +138,18 @@ class Card:
             )
 
     def fill(self, gate: Decider) -> None:
-        """Puts every score into `gate`, in the order they were observed; the k-th score of a place is its attempt k."""
+        """Puts every score into `gate`, in the order they were observed; the k-th score of a place is its attempt k.
+
+        A first stage that goes by evidence that the card holds starts from it; any other learns from the run alone.
+        """
         seen: Counter[tuple[int, int, int]] = Counter()
-        for score, (question, sample, turn) in zip(self.scores, self.places, strict=True):
-            attempt = seen[question, sample, turn]
-            gate.calibrate(
-                score, question=self.questions[question], sample=sample, turn=turn, task=self.task, attempt=attempt
-            )  # fmt: skip
+        firsts = self.evidence.get(gate.first.name) if isinstance(gate, TwoStage) else None
+        for i, (score, (question, sample, turn)) in enumerate(zip(self.scores, self.places, strict=True)):
+            place = Place(self.questions[question], sample, turn, self.task, seen[question, sample, turn])
+            if isinstance(gate, TwoStage):
+                gate.calibrate(score, **place._asdict(), first=None if firsts is None else firsts[i])
+            else:
+                gate.calibrate(score, **place._asdict())
             seen[question, sample, turn] += 1
 
     def save(self, path: Path) -> None:

@@ -5,8 +5,10 @@ A gate is a bank, which ranks the score, and a control, which sets the level. `G
 
 from __future__ import annotations
 
+import struct
+import sys
 import threading
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple, Protocol
 
@@ -16,6 +18,9 @@ from a1_sgl.conformal.place import Place, from_json, hashable, to_json
 from a1_sgl.conformal.pvalues import scores_needed
 
 P_VALUES = ("smoothed", "conservative")
+UNSEEN = -sys.float_info.max
+"""The score of a chunk that was not scored. Its p-value is 1, so that it is handed over only where any score would be,
+and it joins no bank; what it counts for a control, it counts as any chunk does."""
 
 
 class Decision(NamedTuple):
@@ -152,8 +157,11 @@ class Gate:
         u = self.draw(place)
         with self._lock:
             level = self.control.level(place)  # changes nothing, so the bank may still refuse
-            low, high, n = self.bank.rank(score, place, add=self.online)
-            p = low + u * (high - low) if self.p_value == "smoothed" else high
+            if score == UNSEEN:
+                p, n = 1.0, 0
+            else:
+                low, high, n = self.bank.rank(score, place, add=self.online)
+                p = low + u * (high - low) if self.p_value == "smoothed" else high
             decision = Decision(score, p, level, n)
             self.control.update(place, decision.take_over)
         return decision
@@ -171,7 +179,7 @@ class Gate:
         finite(score)
         with self._lock:
             self.control.level(place)  # changes nothing, so the bank may still refuse
-            if self.online:
+            if self.online and score != UNSEEN:
                 self.bank.add(score, place)
             self.control.update(place, take_over)
 
@@ -197,6 +205,10 @@ class Gate:
         with self._lock:
             self._open[question] = self._open.get(question, 0) + 1
 
+    def holds(self, question: Hashable) -> int:
+        """How many have begun the question and not ended it."""
+        return self._open.get(question, 0)
+
     def end(self, question: Hashable) -> None:
         """As in `Decider`. Of a question that nobody has begun, nothing ends."""
         with self._lock:
@@ -221,6 +233,21 @@ class Gate:
             self.bank.clear()
             for score, place in scores:
                 self.bank.add(score, place)
+
+    def critical(self, place: Place) -> float | None:
+        """The lowest score with which the chunk would be handed over now; None if there is none. Nothing is changed.
+
+        It is found by bisection, since no p-value rises with its score.
+        """
+        u = self.draw(place)
+
+        def handed_over(score: float) -> bool:
+            low, high, _ = self.bank.rank(score, place)
+            return (low + u * (high - low) if self.p_value == "smoothed" else high) <= level
+
+        with self._lock:
+            level = self.control.level(place)
+            return lowest(handed_over)
 
     def draw(self, place: Place, use: str = "") -> float:
         """The chunk's draw from Uniform(0, 1), a fresh one for each attempt and for each use that has a name."""
@@ -336,3 +363,32 @@ class Coin(Gate):
         """Nothing is remembered; what cannot have been decided is refused all the same."""
         finite(score)
         hashable(Place(question, sample, turn, task, attempt))
+
+    def critical(self, place: Place) -> float | None:
+        """Any score is as good as another."""
+        return lowest(lambda score: self.draw(place) <= self.alpha)
+
+
+def lowest(accepts: Callable[[float], bool]) -> float | None:
+    """The lowest finite number that `accepts`, which takes every number above one that it takes; None if none."""
+    low, high = _ordinal(UNSEEN), _ordinal(sys.float_info.max)
+    if not accepts(sys.float_info.max):
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        if accepts(_number(middle)):
+            high = middle
+        else:
+            low = middle + 1
+    return _number(high)
+
+
+def _ordinal(number: float) -> int:
+    """Of a float among all floats, 0.0 being the 0th."""
+    (bits,) = struct.unpack("<q", struct.pack("<d", abs(number)))
+    return int(bits) if number >= 0 else -int(bits)
+
+
+def _number(ordinal: int) -> float:
+    number: float = struct.unpack("<d", struct.pack("<q", abs(ordinal)))[0]
+    return number if ordinal >= 0 else -number

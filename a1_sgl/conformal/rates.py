@@ -205,8 +205,7 @@ class Rates:
         for cell in cells.values():
             if len(cell) < minimum:
                 continue
-            k = math.ceil(self.alpha * len(cell) - 1e-9)
-            least = sorted((d.score for d in cell), reverse=True)[k - 1]
+            least = sorted((d.score for d in cell), reverse=True)[hindsight(self.alpha, len(cell)) - 1]
             both += sum(d.take_over and d.score >= least for d in cell)
             handed += sum(d.take_over for d in cell)
             wanted += sum(d.score >= least for d in cell)
@@ -226,6 +225,11 @@ def _rate(questions: Mapping[Hashable, Mapping[Hashable, Sequence[int]]], bound:
         clusters = [chain for chains in questions.values() for chain in chains.values()]
     hits, sizes = zip(*clusters, strict=True)
     return Rate(sum(hits), sum(sizes), effective_size(hits, sizes), bound)
+
+
+def hindsight(alpha: float, n: int) -> int:
+    """How many of n chunks hindsight hands over, ``ceil(alpha * n)``."""
+    return math.ceil(alpha * n - 1e-9)
 
 
 def summary(rate: Rate) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import orjson
@@ -106,6 +107,34 @@ def scored(meta: Mapping[str, Any], count: int) -> tuple[float, ...]:
             "log-probabilities?"
         )
     return tuple(good)
+
+
+def sampled(answer: Answer, likeliest: int) -> tuple[tuple[float, ...], tuple[float, ...] | None]:
+    """Log-probabilities of the tokens that were generated, and those of the likeliest ones at the first place.
+
+    They are temperature-scaled unless the runtime has ``SGLANG_RETURN_ORIGINAL_LOGPROB=1``. One of the likeliest that
+    has no chance at all is left out.
+
+    Raises:
+        Unusable: a value is missing, is no log-probability, or there are too few or too many; of an aborted answer
+            what there is is taken.
+    """
+    entries = answer.meta.get("output_token_logprobs")
+    values = [_value(entry) for entry in entries] if isinstance(entries, list) else []
+    known = [value for value in takewhile(lambda value: value is not None, values[: len(answer.ids)])]
+    if not answer.aborted and (len(values) != len(answer.ids) or len(known) != len(values)):
+        raise Unusable(f"{len(answer.ids)} tokens generated, and {len(known)} log-probabilities of them in the answer")
+    own = tuple(value for value in known if value is not None)
+    if not likeliest or not own:
+        return own, None
+    listed = answer.meta.get("output_top_logprobs")
+    first = listed[0] if isinstance(listed, list) and listed and isinstance(listed[0], list) else []
+    top = tuple(value for value in map(_value, first) if value is not None)
+    if not 0 < math.fsum(map(math.exp, top)) <= 1.001:  # above 1 by rounding alone
+        if answer.aborted:
+            return own, None
+        raise Unusable(f"asked for the {likeliest} likeliest first tokens, got {len(top)} log-probabilities")
+    return own, top
 
 
 def next_token(meta: Mapping[str, Any], choices: Sequence[int]) -> tuple[float, ...]:

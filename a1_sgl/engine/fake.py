@@ -95,6 +95,8 @@ class FakeEngine:
         self, texts: str | Sequence[str] | Callable[[FakeCall], str] = "The answer is \\boxed{42}.", *,
         scores: float | Sequence[float] | Callable[[str, str], float | Sequence[float]] = -0.5,
         choices: float | Callable[[str, str], float] = -2.3,
+        own: float | Callable[[FakeCall, str], float | Sequence[float]] = -0.3,
+        first: Sequence[float] | Callable[[FakeCall], Sequence[float]] = (-0.3, -2.0),
         delay: float | Callable[[FakeCall], float] = 0.0, token_delay: float = 0.0,
         faults: Exception | Sequence[Exception | None] | Callable[[FakeCall], Exception | None] | None = None,
         name: str = "fake", model: str = "fake", context: int = 65_536, cache: bool = True, remember: bool = True,
@@ -107,6 +109,10 @@ class FakeEngine:
                 the last one for ever); or a function of the text before and the text scored to one value or one for
                 each of its bytes.
             choices: log-probability of every next token, or a function of the prompt and the token's text.
+            own: log-probability of every token that is written, where a request asks for them; or a function of the
+                call and the text to one value or one for each of its bytes, an end token being as likely as the last.
+            first: log-probabilities of the likeliest tokens at the first place, the likeliest first, or a function of
+                the call.
             delay: seconds that a call takes, or a function of the call.
             token_delay: seconds more for each token that is written.
             faults: what is raised by every call; by each of the first ones, where it is not None; or a function of the
@@ -136,6 +142,7 @@ class FakeEngine:
             self._scores = lambda before, chunk: next(values)
         else:
             self._scores = scores
+        self._own, self._first = own, first
         self._choices, self._delay, self._token_delay, self._faults = choices, delay, token_delay, faults
         self._number = 0
         self._under_way: set[Callable[[], None]] = set()
@@ -158,7 +165,9 @@ class FakeEngine:
         if self._caches:
             rest = np.concatenate([request.ids[_BLOCK * len(blocks) :], ids]).astype(np.int32)
             self._cache.update(blocks, _blocks(rest, blocks[-1] if blocks else 0))
-        return Generation(text, tuple(ids), ended, aborted, self._spend(request, started, cached, len(ids) + ended))
+        spent = self._spend(request, started, cached, len(ids) + ended)
+        own, first = self._sampled(call, text, len(ids), ended)
+        return Generation(text, tuple(ids), ended, aborted, spent, logprobs=own, first=first)
 
     async def stream(self, request: Request, sampling: Mapping[str, Any]) -> AsyncIterator[str | Generation]:
         """As in `Engine`, in two pieces."""
@@ -219,6 +228,21 @@ class FakeEngine:
         return f"{self.name} fake"
 
     # --- inside -----------------------------------------------------------------------------------------------
+
+    def _sampled(
+        self, call: FakeCall, text: str, count: int, ended: bool
+    ) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+        """What the runtime says of the tokens that it wrote, where it was asked."""
+        if (likeliest := call.request.logprobs) is None:
+            return None, None
+        found = self._own(call, text) if callable(self._own) else self._own
+        values = [float(found)] * count if isinstance(found, int | float) else [float(one) for one in found]
+        if len(values) != count or not all(map(math.isfinite, values)):
+            raise RuntimeFault(f"{self}: {count} tokens were written, the script has log-probabilities {values}")
+        if ended:
+            values.append(values[-1] if values else 0.0)
+        first = self._first(call) if callable(self._first) else self._first
+        return tuple(values), tuple(first)[:likeliest] if likeliest and values else None
 
     def _begin(
         self, kind: str, request: Request, *, sampling: Mapping[str, Any] | None = None, start: int = 0

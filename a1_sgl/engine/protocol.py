@@ -46,6 +46,8 @@ class Request:
         image_tokens: how many tokens the images add to the prompt.
         priority: its place in the runtime's queue, where that has an order: below 0 after what has none, above it
             before. None is what the runtime gives.
+        logprobs: of a generation, whether it is to come with the log-probabilities of its tokens: None for no, else
+            how many of the likeliest ones at its first place are wanted too, 0 for none.
     """
 
     ids: Ids
@@ -54,6 +56,7 @@ class Request:
     images: tuple[str, ...] = ()
     image_tokens: int = 0
     priority: int | None = None
+    logprobs: int | None = None
 
 
 class Served(NamedTuple):
@@ -96,6 +99,12 @@ class Generation:
         aborted: whether it was stopped before its end; it is then what there was so far.
         spent: what it cost.
         meta: whatever else the runtime said, such as log-probabilities that a program asked for.
+        logprobs: where the request asked for them, log-probabilities of its tokens as the runtime that sampled them
+            gives them: one for each of `ids`, then one for the end token if that was sampled. Those of a generation
+            that was aborted go as far as they are known. They are at temperature 1 or at the sampling temperature, as
+            the runtime was started.
+        first: in the same way, log-probabilities of the likeliest tokens at its first place, where some were asked for
+            and a token was written.
     """
 
     text: str
@@ -104,6 +113,8 @@ class Generation:
     aborted: bool
     spent: Spent
     meta: Mapping[str, Any] = field(default_factory=dict)
+    logprobs: tuple[float, ...] | None = None
+    first: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ _STREAMED = 1024
 _PIECE = 128
 """Tokens in such a piece."""
 _NOTHING = {"max_new_tokens": 0}
+_Written = tuple[Answer, tuple[tuple[float, ...] | None, tuple[float, ...] | None]]
 
 
 class SGLang:
@@ -107,19 +108,20 @@ class SGLang:
     async def generate(self, request: Request, sampling: Mapping[str, Any]) -> Generation:
         """As in `Engine`. Keys of `sampling` that are the request's and not the sampling's, such as
         ``return_logprob``, are sent as such."""
-        payload = self._payload(request, sampling)
+        payload = self._payload(request, sampling, **_own(request))
         transport, last = self._transport, int(sampling.get("max_new_tokens") or 0)
         if last > _STREAMED:
             payload["sampling_params"]["stream_interval"] = _PIECE
-            answer, started = await transport.call_streamed(payload, request.scope, self._reader(request))
+            written, started = await transport.call_streamed(payload, request.scope, self._writer(request))
         else:
-            answer, started = await transport.call(payload, request.scope, self._reader(request))
-        return self._generation(answer, started)
+            written, started = await transport.call(payload, request.scope, self._writer(request))
+        return self._generation(written, started)
 
     async def stream(self, request: Request, sampling: Mapping[str, Any]) -> AsyncIterator[str | Generation]:
         """As in `Engine`. A stream that has begun is not repeated."""
         started, told, last = time.time(), "", None
-        async with aclosing(self._transport.pieces(self._payload(request, sampling), request.scope)) as pieces:
+        payload = self._payload(request, sampling, **_own(request))
+        async with aclosing(self._transport.pieces(payload, request.scope)) as pieces:
             async for piece in pieces:
                 last = piece
                 text = self._partial(piece)
@@ -129,7 +131,7 @@ class SGLang:
         if last is None:
             raise RuntimeFault(f"{self}: an empty stream")
         try:
-            generation = self._generation(self._reader(request)(last), started)
+            generation = self._generation(self._writer(request)(last), started)
         except Unusable as error:
             raise RuntimeFault(f"{self}: {error}") from error
         if len(generation.text) > len(told):
@@ -217,6 +219,16 @@ class SGLang:
 
         return read
 
+    def _writer(self, request: Request) -> Any:
+        """Reads an answer and the log-probabilities that were asked for with it."""
+        read = self._reader(request)
+
+        def written(body: bytes) -> _Written:
+            answer = read(body)
+            return answer, (None, None) if request.logprobs is None else answers.sampled(answer, request.logprobs)
+
+        return written
+
     def _partial(self, piece: bytes) -> str:
         try:
             text = answers.json(piece).get("text")
@@ -224,8 +236,9 @@ class SGLang:
             raise RuntimeFault(f"{self}: {error}") from error
         return text if isinstance(text, str) else ""
 
-    def _generation(self, answer: Answer, started: float) -> Generation:
+    def _generation(self, written: _Written, started: float) -> Generation:
         """Without the end token, and without a character torn at the end."""
+        answer, (own, first) = written
         ids, text = answer.ids, answer.text
         if answer.ended and ids and ids[-1] == answer.matched:
             ids = ids[:-1]
@@ -234,14 +247,25 @@ class SGLang:
                 whole = self.codec.decode(ids[:-cut])
                 if not whole.endswith("\ufffd"):
                     ids, text = ids[:-cut], whole
+                    own = own and own[: len(ids)]
                     break
-        return Generation(text, tuple(ids), answer.ended, answer.aborted, self._spent(answer, started), answer.meta)
+        return Generation(
+            text, tuple(ids), answer.ended, answer.aborted, self._spent(answer, started), answer.meta, own, first
+        )
 
     def _spent(self, answer: Answer, started: float) -> Spent:
         return Spent(
             self.name, answer.prompt_tokens, answer.cached_tokens, answer.completion_tokens, started, time.time(),
             answers.served(answer.meta),
         )  # fmt: skip
+
+
+def _own(request: Request) -> dict[str, Any]:
+    """What asks for the log-probabilities of a generation's tokens. None of the prompt's are asked for with them, so
+    that the prefix cache is used to the last token."""
+    if request.logprobs is None:
+        return {}
+    return {"return_logprob": True} | ({"top_logprobs_num": request.logprobs} if request.logprobs else {})
 
 
 _OF_REQUEST = frozenset(

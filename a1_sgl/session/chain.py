@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from a1_sgl.answers import boxes, final_answer, stated_answer
-from a1_sgl.conformal import SCORES, Decider, Decision, Score
+from a1_sgl.conformal import SCORES, UNSEEN, Decider, Decision, Score, Screening, TwoStage
 from a1_sgl.engine import Generation, Scope, stack, wait
 from a1_sgl.errors import ChainAborted, ConfigError
 from a1_sgl.session import judge, scoring
@@ -145,12 +145,16 @@ class Chain:
         task, left = begun.task, min(max_tokens, begun.room)
         text, ended = "", False
         ids: tuple[int, ...] = ()
+        logprobs: tuple[float, ...] | None = ()
+        first: tuple[float, ...] | None = None
         calls: list[Call] = []
         try:
             while left > 0 and not ended and not text.strip():
                 said = wait(_result(task)) if task is not None else self._generate(author, left, sampling, self.context)
                 task = None
                 text, ids, ended = text + said.text, ids + said.ids, said.ended
+                logprobs = None if logprobs is None or said.logprobs is None else logprobs + said.logprobs
+                first = first or said.first
                 calls.append(self.account.call(said.spent, author.name, "decode"))
                 if not said.spent.completion_tokens:
                     break
@@ -165,7 +169,8 @@ class Chain:
         self._pending = None
         tokens = sum([made.completion_tokens for made in calls])
         budget = min(max_tokens, begun.room)
-        chunk = self._add(Chunk(author.name, text, ids, ended, begun.start, budget), tokens, tuple(calls))
+        written = Chunk(author.name, text, ids, ended, begun.start, budget, logprobs, first)
+        chunk = self._add(written, tokens, tuple(calls))
         # Not what is left: a character torn at the end was taken back, which leaves room for a piece of it.
         if self.ending is None and tokens >= begun.room:
             self.ending = "context"
@@ -204,11 +209,12 @@ class Chain:
         text, ids = chunk.text.removesuffix(suffix), chunk.ids
         while ids and len(codec.decode(ids)) > len(text):
             ids = ids[:-1]
+        logprobs = chunk.logprobs and chunk.logprobs[: len(ids)] + chunk.logprobs[len(chunk.ids) :]
         if codec.decode(ids) != text:  # one token for text and suffix
-            ids = codec.encode(text)
+            ids, logprobs = codec.encode(text), None
         self.branch.keep(chunk.start)
         self.branch.append(text, {codec.tokenizer_key: ids})
-        kept = replace(chunk, text=text, ids=ids)
+        kept = replace(chunk, text=text, ids=ids, logprobs=logprobs)
         self.account.swap(chunk, kept)
         self.chunks[-1] = kept
 
@@ -229,36 +235,42 @@ class Chain:
         """The verifier's rating of the text so far, as `scoring.rate` has it."""
         return scoring.rate(self, ask, cue)
 
-    def judge(self, chunk: Chunk, gate: Decider, *, score: Score = MEAN_LOSS, replace: bool = False) -> bool:
-        """Scores `chunk` and asks the gate; True if it is to be handed over."""
-        return self.ask(chunk, self.score(chunk, score), gate, replace=replace).take_over
+    def judge(
+        self, chunk: Chunk, gate: Decider, *, score: Score | Callable[[Chunk], Scored] = MEAN_LOSS,
+        replace: bool = False,
+    ) -> bool:  # fmt: skip
+        """Scores `chunk`, the last of the chain, and asks the gate; True if it is to be handed over.
+
+        A gate of two stages is shown the draft's evidence first; what that accepts is not scored.
+
+        Args:
+            score: what it is judged by, or what scores it.
+            replace: whether a rejected chunk is dropped.
+        """
+        screening = self._screen(chunk, gate) if isinstance(gate, TwoStage) else None
+        if screening is not None and screening.accepted:
+            scored = Scored(UNSEEN, scoring.tokens_of(chunk))
+        else:
+            scored = self.score(chunk, score) if isinstance(score, Score) else score(chunk)
+        return self._ask(chunk, scored, gate, replace, screening).take_over
 
     def ask(self, chunk: Chunk, scored: Scored, gate: Decider, *, replace: bool = False) -> Decision:
-        """Asks the gate about `chunk`, the last of the chain. With `replace` a rejected chunk is dropped.
+        """Asks the gate about `chunk`, the last of the chain, which was scored whatever a first stage would say.
 
-        Where the gate wants an accepted chunk audited, that begins, and the chain goes on.
+        With `replace` a rejected chunk is dropped. Where the gate wants an accepted chunk audited, that begins, and the
+        chain goes on.
         """
-        self._gate = gate
-        decision = gate(
-            scored.value, question=self.question.id, sample=self.sample, turn=self.turn, task=self.question.task,
-            attempt=self.attempt,
-        )  # fmt: skip
-        self._verdict(chunk, scored, decision.take_over, replace, decision)
-        if decision.audit:
-            self._auditor.begin(self, chunk, gate)
-        return decision
+        return self._ask(chunk, scored, gate, replace, None)
 
     def verdict(self, chunk: Chunk, scored: Scored, take_over: bool, *, replace: bool = False) -> bool:
         """Like `ask`, of a rule that is no gate: reports what it decided."""
-        self._verdict(chunk, scored, take_over, replace, None)
+        self._verdict(chunk, scored, take_over, replace, None, None)
         return take_over
 
     def calibrate(self, chunk: Chunk, gate: Decider, *, score: Score = MEAN_LOSS) -> None:
         """Scores `chunk` and puts the score into the gate's bank; nothing is decided."""
         scored = self.score(chunk, score)
-        gate.calibrate(
-            scored.value, question=self.question.id, sample=self.sample, turn=self.turn, task=self.question.task
-        )  # fmt: skip
+        gate.calibrate(scored.value, **self._place)
         self.account.tell(
             CalibrationEvent(
                 question=self.question.id, task=self.question.task, score=scored.value, tokens=scored.tokens,
@@ -366,6 +378,8 @@ class Chain:
 
     def _generate(self, author: Role, max_tokens: int, sampling: dict[str, Any], context: Context) -> Generation:
         params = {"max_tokens": max_tokens, **sampling}
+        if author is not self.roles.writer:
+            context = replace(context, logprobs=None)
         generation = self.branch.generate(author.engine, context, params, next(self._seeds))
         if generation.aborted:
             raise ChainAborted(f"chain {self.sample}: stopped", generation.spent)
@@ -419,8 +433,31 @@ class Chain:
         self._answers = answers
         return chunk
 
+    @property
+    def _place(self) -> dict[str, Any]:
+        """What a gate calls the chunk that is decided on."""
+        return {
+            "question": self.question.id, "sample": self.sample, "turn": self.turn, "task": self.question.task,
+            "attempt": self.attempt,
+        }  # fmt: skip
+
+    def _screen(self, chunk: Chunk, gate: TwoStage) -> Screening:
+        self._gate = gate
+        return gate.screen(scoring.score(self, chunk, gate.first).value, **self._place)
+
+    def _ask(
+        self, chunk: Chunk, scored: Scored, gate: Decider, replaced: bool, screening: Screening | None
+    ) -> Decision:  # fmt: skip
+        self._gate = gate
+        decision = gate(scored.value, **self._place)
+        self._verdict(chunk, scored, decision.take_over, replaced, decision, screening)
+        if decision.audit:
+            self._auditor.begin(self, chunk, gate)
+        return decision
+
     def _verdict(
-        self, chunk: Chunk, scored: Scored, take_over: bool, replaced: bool, decision: Decision | None
+        self, chunk: Chunk, scored: Scored, take_over: bool, replaced: bool, decision: Decision | None,
+        screening: Screening | None,
     ) -> None:  # fmt: skip
         verify, own = (*scored.calls, None, None)[:2]
         self.account.tell(
@@ -430,6 +467,7 @@ class Chain:
                 p_value=decision.p_value if decision else None, alpha=decision.alpha if decision else None,
                 n=decision.n if decision else 0, take_over=take_over, replaced=replaced and take_over,
                 audit=decision.audit if decision else False, call=verify, draft_call=own, task=self.question.task,
+                screening=screening,
             )
         )  # fmt: skip
         if take_over and replaced:

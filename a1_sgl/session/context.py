@@ -20,6 +20,7 @@ class Context:
         images: the question's images, as the runtime takes them: URLs, paths it can read, or base64.
         image_tokens: how many tokens the images add to what is sent, by `Codec.key`.
         priority: of its requests, as in `Request`.
+        logprobs: what is asked of the writer's generations beside their text, as in `Request`.
     """
 
     scope: Scope
@@ -27,10 +28,11 @@ class Context:
     images: tuple[str, ...] = ()
     image_tokens: Mapping[str, int] = field(default_factory=dict)
     priority: int | None = None
+    logprobs: int | None = None
 
     def request(self, engine: Engine, ids: Ids) -> Request:
         """The request for `ids` on `engine`."""
-        return Request(ids, self.scope, self.route, self.images, self.extra(engine), self.priority)
+        return Request(ids, self.scope, self.route, self.images, self.extra(engine), self.priority, self.logprobs)
 
     def extra(self, engine: Engine) -> int:
         """Tokens that images add."""

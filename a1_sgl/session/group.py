@@ -70,7 +70,9 @@ class Group:
         self._scope = Scope(backend.scope) if outer is None else Scope(backend.scope, outer)
         self._forks: set[Chain] = set()
         self._auditor = Auditor(find_audit(query.audit), self._account, self._scope, query.seed)
-        self._context = Context(self._scope, Route(query.question.id), query.question.images)
+        self._context = Context(
+            self._scope, Route(query.question.id), query.question.images, logprobs=query.logprobs
+        )  # fmt: skip
         self._prompt = Transcript()
         self._begin()
         self.chains = tuple(self._chain(number, self._account, number) for number in query.samples)

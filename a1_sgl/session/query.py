@@ -25,6 +25,8 @@ class Query:
             where the vote needs it and the program has no rating of its own.
         audit: how chunks that a gate draws for it are audited, a name in `a1_sgl.session.AUDITS`.
         seed: of the sampling. Only runtimes with ``--enable-deterministic-inference`` honour it.
+        logprobs: whether the writer's runtime is asked for the log-probabilities of what it writes, as in
+            `a1_sgl.engine.Request`. A `Program` asks for what its gate's first stage and its `score` need.
     """
 
     question: Question
@@ -34,6 +36,7 @@ class Query:
     rate: str | None = None
     audit: str = "rewrite"
     seed: int | None = None
+    logprobs: int | None = None
 
     def __post_init__(self) -> None:
         if not self.samples:

@@ -51,13 +51,36 @@ def whole_loss(chain: Chain, role: Role) -> tuple[Loss, Call]:
 
 
 def score(chain: Chain, chunk: Chunk, by: Score) -> Scored:
-    """The score of `chunk`, the last of the chain. Errors as in `loss`."""
-    target, verify = loss(chain, chunk)
-    if not by.needs_draft:
-        return Scored(by(Evidence(target.values)), target.tokens, (verify,))
-    # A scoring call, not the log-probabilities of generation: those are at the sampling temperature.
-    draft, own = loss(chain, chunk, chain.roles.writer)
-    return Scored(by(Evidence(target.values, draft.values)), target.tokens, (verify, own))
+    """The score of `chunk`, the last of the chain; what it needs is asked of the runtimes, and nothing else.
+
+    Raises:
+        ConfigError: it needs the log-probabilities that the chunk was written with, and these are not known.
+        RuntimeFault, ValueError: as `loss`.
+    """
+    if {"own", "first"} & set(by.needs) and chunk.logprobs is None:
+        raise ConfigError(
+            f"score {by.name} needs the log-probabilities with which a chunk was written; ask for them with "
+            f"Query(logprobs={by.likeliest}), which a program does whose parameter `score` or gate names it"
+        )
+    own = None if chunk.logprobs is None else tuple([-value for value in chunk.logprobs])
+    target: tuple[float, ...] | None = None
+    draft: tuple[float, ...] | None = None
+    tokens, calls = tokens_of(chunk), []
+    if "target" in by.needs:
+        found, made = loss(chain, chunk)
+        target, tokens = found.values, found.tokens
+        calls.append(made)
+    if "draft" in by.needs:
+        # A scoring call, not the log-probabilities of generation: those may be at the sampling temperature.
+        found, made = loss(chain, chunk, chain.roles.writer)
+        draft = found.values
+        calls.append(made)
+    return Scored(by(Evidence(target, draft, own, chunk.first)), tokens, tuple(calls))
+
+
+def tokens_of(chunk: Chunk) -> int:
+    """How many tokens a chunk has for its author, an end token among them."""
+    return len(chunk.ids) + chunk.ended
 
 
 def rate(chain: Chain, ask: str = judge.STEP, cue: str = "") -> judge.Rating:

@@ -229,7 +229,8 @@ def measure(arm: Arm, folder: RunFolder, round_: int) -> Run:
     return Run(
         arm=arm.arm, round=round_, wall_s=wall, chains=len(chains), accuracy=summarise(folder)["accuracy"],
         rate=statistics.fmean(one.take_over for one in verdicts) if verdicts else None, decisions=len(verdicts),
-        decode=dict(usage.decode), prefill=dict(usage.prefill), verified=sum(one.tokens for one in verdicts),
+        decode=dict(usage.decode), prefill=dict(usage.prefill), 
+        verified=sum(one.tokens for one in verdicts if one.call is not None),
         cached_share=usage.cached_share, waits_s=spent, gamma=gamma(spent),
         busy={name: busy(of, wall) for name, of in sorted(groups.items())},
         tail_s=ends[-1] - ends[-min(arm.at_once, len(ends))],

@@ -32,7 +32,7 @@ SUMMARY = {
     "audits": None,
     "accuracy": ALL, "answer_accuracy": ALL, "maj_at": {"16": ALL}, "pass_at": {"16": ALL},
     "tokens": {"draft_decode": 12345678, "draft_dropped": 0, "target_decode": 12345678, "target_dropped": 5,
-               "target_prefill": 12345678, "cached_share": 0.841},
+               "target_prefill": 12345678, "target_spared": 0, "cached_share": 0.841},
     "take_over": take_over([], 0.25) | {"realised": 0.246, "low": 0.218, "high": 0.275, "decisions": 1563,
                                         "selectivity": 0.922, "bound": 0.0441},
 }  # fmt: skip
