@@ -21,6 +21,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -28,7 +29,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from a1_sgl.conformal import AUDIT_RATE, AUDITED, AuditedGate, Decision, Gate, Place, ScoreBank, false_accepts, make
+from a1_sgl.conformal import AUDIT_RATE, AUDITED, Audited, Decision, Gate, Place, ScoreBank, false_accepts, make
 from a1_sgl.evals import exact
 from a1_sgl.evals.runner import Eval, calibrate, evaluate
 from a1_sgl.evals.stories import work
@@ -226,7 +227,7 @@ def simulated(epsilons: Sequence[float], rate: float, late: float, runs: int, se
         table.add_column(name, justify="right")
     for epsilon in epsilons:
         these = found[f"audited {epsilon:g}"]
-        rows = [_promise(run, epsilon, rate) for run in these]
+        rows = [promise(run, epsilon, rate) for run in these]
         means = [f"{statistics.fmean(column):.2%}" for column in zip(*rows, strict=True)]
         holds = f"{sum(true <= most for _, _, true, most in rows)} of {len(rows)}"
         table.add_row(f"{epsilon:g}", str(max(run.outstanding for run in these)), *means, holds)
@@ -234,11 +235,11 @@ def simulated(epsilons: Sequence[float], rate: float, late: float, runs: int, se
     console.print(table)
 
 
-def _promise(run: Run, epsilon: float, rate: float) -> tuple[float, float, float, float]:
+def promise(run: Run, epsilon: float, rate: float) -> tuple[float, float, float, float]:
     """Mean of g and what is promised of it; the rate of false accepts and its bound."""
-    n, promise = run.whole.decisions, AuditedGate(0.5, epsilon, rate).audits
-    bound = promise.most(n, max(1, run.outstanding))
-    return run.found / (rate * n), bound, run.whole.share("passed"), false_accepts(run.found, rate, DELTA) / n
+    n = run.whole.decisions
+    most = Audited(0.5, epsilon, rate).most(n, max(1, run.outstanding))
+    return run.found / (rate * n), most, run.whole.share("passed"), false_accepts(run.found, rate, DELTA) / n
 
 
 # --- on the pocket pair ---------------------------------------------------------------------------------------
@@ -254,13 +255,20 @@ def carries(question: Question) -> float:
 
 
 def phased(task: Task) -> Task:
-    """`stories`, of which the first half of the questions is easy and the second hard, as ``meta["phase"]`` says."""
+    """`stories`, of which the first half of the questions is easy and the second hard, as ``meta["phase"]`` says.
 
+    Raises:
+        ValueError: when questions are asked for, and there are too few of a kind.
+    """
+
+    @cache
     def draw(split: str, count: int | None, *rest: Any) -> list[Question]:
         wanted = (count or 100) // 2
-        pool = task.draw(split, 60 * wanted, *rest)
+        pool = task.draw(split, 20 * wanted + 40, *rest)
         easy = [question for question in pool if carries(question) <= 1 / 3]
         hard = [question for question in pool if carries(question) == 1]
+        if min(len(easy), len(hard)) < wanted:
+            raise ValueError(f"{len(easy)} easy and {len(hard)} hard questions among {len(pool)}, not {wanted} of each")
         return [
             question.model_copy(update={"meta": {**question.meta, "phase": phase}})
             for phase, questions in zip(POCKET, (easy, hard), strict=True)
@@ -305,39 +313,48 @@ def agreement(folder: RunFolder, questions: Sequence[Question]) -> str:
 
 
 def measured(
-    pair: Backend, out: Path, epsilons: Sequence[float], rate: float, audit: str, questions: int, chains: int, seed: int
-) -> None:
-    """Runs the gates on a pair, each from the same card, and prints the tables. Goes on with what is in `out`."""
-    task = phased(find_task("stories"))
+    pair: Backend, out: Path, epsilons: Sequence[float], rate: float, audit: str, questions: int, chains: int,
+    seed: int, task: Task,
+) -> dict[str, Tally]:  # fmt: skip
+    """Runs the gates on a pair, each from the same card, and prints the tables. Goes on with what is in `out`.
+
+    Args:
+        task: `phased`.
+
+    Returns:
+        What each gate decided in all.
+    """
     plan = Eval(
         task=task, split="test", program="a1", runtime=None, questions=questions, chains=chains, seed=seed, alpha=0.25,
         gate_kind="marginal", sampling={"temperature": task.temperature, "top_p": 1.0},
     )  # fmt: skip
     card, _ = calibrate(replace(plan, split="calibration", questions=max(2, questions // 2)), pair, out / "calibration")
     table, notes = _table(POCKET, "accuracy", "target\ndecode", "of it\naudits"), []
-    cost = 0.0
+    wholes: dict[str, Tally] = {}
 
-    def row(name: str, changes: Mapping[str, Any]) -> tuple[RunFolder, dict[str, Any], list[Tally]]:
+    def row(name: str, changes: Mapping[str, Any]) -> tuple[RunFolder, dict[str, Any]]:
         folder, summary = evaluate(replace(plan, card=card, **changes), pair, out / name.replace(" ", "-"))
         tallies = tally(folder, plan.asked)
         audits = summary["audits"]["tokens"]["target_decode"] if summary["audits"] else 0
         table.add_row(name, *_cells(tallies), *_ends(summary, audits))
-        return folder, summary, tallies
+        wholes[name] = sum(tallies, Tally())
+        return folder, summary
 
     for epsilon in epsilons:
         name = f"audited {epsilon:g}"
         changes = {"gate_kind": AUDITED, "epsilon": epsilon, "audit_rate": rate, "audit": audit}
-        folder, summary, tallies = row(name, changes)
-        whole, found = sum(tallies, Tally()), summary["audits"]["false_accepts"]
-        cost = cost or round(whole.cost, 2)
+        folder, summary = row(name, changes)
+        found = summary["audits"]["false_accepts"]
         notes.append(
-            f"{name}: false accepts {whole.share('passed'):.2%}, by its audits {found['estimate']:.2%} and at most "
-            f"{found['most']:.2%}; {agreement(folder, plan.asked)}"
+            f"{name}: false accepts {wholes[name].share('passed'):.2%}, by its audits {found['estimate']:.2%} and at "
+            f"most {found['most']:.2%}; {agreement(folder, plan.asked)}"
         )
-    for name, changes in {
+    cost = round(next(iter(wholes.values())).cost, 2)
+    others: dict[str, dict[str, Any]] = {
         "adaptive-turn": {"gate_kind": "adaptive-turn"}, "marginal": {},
         "frozen threshold": {"online": False}, "random": {"gate_kind": "random"},
-    }.items():  # fmt: skip
+    }  # fmt: skip
+    for name, changes in others.items():
         row(name, {"alpha": cost, **changes})
     for role in ("draft", "target"):
         alone = replace(plan, program="direct", runtime=role, alpha=None)
@@ -350,7 +367,8 @@ def measured(
     )  # fmt: skip
     console.print(table)
     for note in notes:
-        console.print(note, highlight=False)
+        console.print(note, highlight=False, soft_wrap=True)
+    return wholes
 
 
 # --- tables ---------------------------------------------------------------------------------------------------
@@ -382,7 +400,7 @@ def main(
     late: Annotated[float, typer.Option(help="Simulated: mean time until an audit is answered, in turns.")] = 2.0,
     length: Annotated[int, typer.Option(help="Simulated: questions a phase, of 8 chains of 12 turns.")] = 50,
     pocket: Annotated[Path | None, typer.Option(help="Serve the pocket pair; the runs are in this folder.")] = None,
-    questions: Annotated[int, typer.Option(help="Pocket: questions, half of them easy.")] = 160,
+    questions: Annotated[int, typer.Option(help="Pocket: questions, half of them easy.")] = 120,
     chains: Annotated[int, typer.Option(help="Pocket: chains of a question.")] = 4,
     audit: Annotated[str, typer.Option(help="Pocket: how accepted chunks are audited.")] = "rewrite",
 ) -> None:
@@ -392,7 +410,7 @@ def main(
         simulated(epsilons, rate, late, runs, seed, Stream(questions=length))
     else:
         with pocket_pair("stories", pocket / "logs") as pair:
-            measured(pair, pocket, epsilons, rate, audit, questions, chains, seed)
+            measured(pair, pocket, epsilons, rate, audit, questions, chains, seed, phased(find_task("stories")))
 
 
 if __name__ == "__main__":

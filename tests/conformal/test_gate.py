@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from a1_sgl.conformal import (
+    AUDITED,
     BUDGETS,
     GATES,
     RECOMMENDED,
@@ -37,6 +38,7 @@ def filled(name):
 
 EVERY = {name: lambda name=name: filled(name) for name in GATES}
 EVERY |= {name: lambda name=name: make(name, 0.25, chains=4, seed=3) for name in BUDGETS}
+EVERY[AUDITED] = lambda: make(AUDITED, 0.25, epsilon=0.3, audit_rate=0.5, seed=3)
 
 
 def guarded(action, martingale=SimpleJumper):

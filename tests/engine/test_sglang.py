@@ -205,6 +205,20 @@ def test_image_tokens_are_counted_before_a_scored_chunk(target, monkeypatch):
 # --- under SGLang's frontend ----------------------------------------------------------------------------------
 
 
+def test_a_priority_goes_with_its_request(target, monkeypatch):
+    """And harms nothing where the runtime's queue has no order."""
+    sent, call = [], target._transport.call
+
+    def spy(payload, *rest):
+        sent.append(payload)
+        return call(payload, *rest)
+
+    monkeypatch.setattr(target._transport, "call", spy)
+    for priority in (None, -1):
+        assert wait(target.prefill(request(range(5, 35), priority=priority))).prompt_tokens == 30
+    assert [payload.get("priority", "none") for payload in sent] == ["none", -1]
+
+
 def test_what_was_generated_is_a_cache_hit_to_the_last_token(draft):
     @sgl.function
     def twice(s):

@@ -2,12 +2,19 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from a1_sgl.conformal import Decided, Place, Rates, make
-from a1_sgl.evals.benchmarks import client
+from a1_sgl.evals import exact
+from a1_sgl.evals.benchmarks import audited, client
 from a1_sgl.evals.benchmarks.streams import Stream
+from a1_sgl.evals.tasks import find_task
+from a1_sgl.records import RunFolder
+from a1_sgl.types import AuditEvent
+
+from .storytellers import pair
 
 
 def rates(name, alpha, stream):
@@ -51,6 +58,7 @@ def test_only_the_recommended_gate_holds_a_small_rate_over_long_chains(seed):
         ("drift", ["--runs", "1", "--questions", "60"]),
         ("drift", ["--runs", "1", "--questions", "60", "--detection"]),
         ("long_chains", ["--questions", "4", "--chains", "2", "--turns", "16"]),
+        ("audited", ["--runs", "1", "--length", "4"]),
     ],
 )
 def test_the_measurements_run(name, options):
@@ -58,7 +66,58 @@ def test_the_measurements_run(name, options):
     command = [sys.executable, "-m", f"a1_sgl.evals.benchmarks.{name}", *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert "balanced" in done.stdout or name == "drift"
+    assert "balanced" in done.stdout or name in ("drift", "audited")
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_audits_hold_what_no_rate_of_take_overs_does(seed):
+    """Few chunks are wrong, then many, and then some that scores hardly tell; the frozen threshold is not told that."""
+    stream = audited.Stream()
+    chunks, epsilon = stream.draw(seed), 0.03
+    gate = make("audited", 0.25, seed=seed, epsilon=epsilon, audit_rate=0.1)
+    held = audited.simulate(chunks, audited.asked(gate), gate, 2.0, seed)
+    mean, promised, passed, bound = audited.promise(held, epsilon, 0.1)
+    assert mean <= promised
+    assert passed <= min(bound, 0.04)
+    handed = [held.tallies[phase].share("handed") for phase in range(3)]
+    assert handed[0] < 0.15 < 0.4 < min(handed[1:])
+
+    def worst(run):
+        return max(tally.share("passed") for tally in run.tallies.values())
+
+    rivals = dict(audited.rivals(chunks, stream.card(seed), held.whole.cost, seed))
+    assert rivals["oracle"].whole.share("passed") == 0
+    for name in ("adaptive-turn", "marginal", "frozen threshold"):
+        assert worst(rivals[name]) > 1.2 * worst(held), name
+
+
+def test_the_pocket_run_of_audits(tmp_path, capsys):
+    """On a pair without models, whose draft forgets carries."""
+    task = find_task("stories")
+    known = audited.phased(replace(task, defaults={**task.defaults, "draft_tokens": 300, "target_tokens": 300}))
+    questions = known.questions("test", 8, 0)
+    assert [question.meta["phase"] for question in questions] == ["easy"] * 4 + ["hard"] * 4
+    shares = [audited.carries(question) for question in questions]
+    assert max(shares[:4]) <= 1 / 3 < min(shares[4:]) == 1
+    assert len({question.id for question in questions}) == 8
+    rows = audited.measured(pair(), tmp_path, (0.05, 0.1), 0.5, "rewrite", 8, 2, 0, known)
+    said = capsys.readouterr().out
+    assert "audited 0.05: false accepts" in said
+    for name in ("adaptive-turn", "marginal", "frozen threshold", "random", "draft alone", "target alone"):
+        assert name in said
+    folder = RunFolder.read(tmp_path / "audited-0.05")
+    decisions = list(audited.judged(folder, questions))
+    assert len(decisions) == rows["audited 0.05"].decisions > 40
+    by_place = {event.place: event.wrong for event in folder.events if isinstance(event, AuditEvent)}
+    # The target is never wrong, so its audits are right wherever the chunk's prefix is.
+    assert sum(by_place[v.place] != wrong for v, wrong in decisions if v.audit) <= 2
+    assert rows["audited 0.05"].passed == sum(wrong for verdict, wrong in decisions if not verdict.take_over)
+    worked = {question.id: exact.problem(question) for question in questions}
+    passed = {(verdict.question, verdict.sample) for verdict, wrong in decisions if wrong and not verdict.take_over}
+    for chain in folder.chains:  # a solution is right where no wrong chunk was let pass
+        assert exact.right(worked[chain.question], "", chain.text) == (chain.name not in passed)
+    again = audited.measured(pair(), tmp_path, (0.05, 0.1), 0.5, "rewrite", 8, 2, 0, known)
+    assert again == rows  # it goes on with what is there
 
 
 def test_what_a_chain_costs_its_client_is_measured():
