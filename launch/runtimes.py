@@ -135,6 +135,8 @@ def _start(spec: Spec, logs: Path) -> tuple[subprocess.Popen[bytes], Running]:
     environment = (
         os.environ | {WATCH: "1", "PROMETHEUS_MULTIPROC_DIR": str(metrics)} | ({"HF_HUB_OFFLINE": "1"} if local else {})
     )
+    # Log-probabilities of what is generated are then at temperature 1, as those of a prompt are.
+    environment["SGLANG_RETURN_ORIGINAL_LOGPROB"] = "1"
     if not has_gpu():
         environment |= {"SGLANG_USE_CPU_ENGINE": "1", "OMP_NUM_THREADS": "1"}
     with log.open("wb") as out:

@@ -150,7 +150,9 @@ class Chain:
         calls: list[Call] = []
         try:
             while left > 0 and not ended and not text.strip():
-                said = wait(_result(task)) if task is not None else self._generate(author, left, sampling, self.context)
+                said = wait(_result(task)) if task is not None else self._generate(
+                    self.branch, author, left, sampling, self.context
+                )  # fmt: skip
                 task = None
                 text, ids, ended = text + said.text, ids + said.ids, said.ended
                 logprobs = None if logprobs is None or said.logprobs is None else logprobs + said.logprobs
@@ -182,7 +184,7 @@ class Chain:
         start, room = len(self.branch.transcript.pieces), self.room()
         left, task, scope = min(max_tokens, room), None, Scope(self.context.scope)
         if left > 0:
-            running = stack(self._generate, author, left, sampling, self.context.within(scope))
+            running = stack(self._generate, self.branch, author, left, sampling, self.context.within(scope))
             task = wait(_begun(running))
         self._pending = _Begun(author, start, room, scope, task)
 
@@ -376,11 +378,14 @@ class Chain:
 
     # --- inside -----------------------------------------------------------------------------------------------
 
-    def _generate(self, author: Role, max_tokens: int, sampling: dict[str, Any], context: Context) -> Generation:
+    def _generate(
+        self, branch: Branch, author: Role, max_tokens: int, sampling: dict[str, Any], context: Context
+    ) -> Generation:
+        """On a branch that was named when it was begun: by the time it runs the chain may have become another."""
         params = {"max_tokens": max_tokens, **sampling}
         if author is not self.roles.writer:
             context = replace(context, logprobs=None)
-        generation = self.branch.generate(author.engine, context, params, next(self._seeds))
+        generation = branch.generate(author.engine, context, params, next(self._seeds))
         if generation.aborted:
             raise ChainAborted(f"chain {self.sample}: stopped", generation.spent)
         return generation

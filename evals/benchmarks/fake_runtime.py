@@ -34,7 +34,9 @@ def application(text: str, ids: list[int], context: int) -> web.Application:
             "completion_tokens": len(ids) if writes else 0,
             "finish_reason": {"type": "stop", "matched": "\n"} if writes else {"type": "length", "length": 0},
         }  # fmt: skip
-        if asked.get("return_logprob"):
+        if asked.get("return_logprob") and writes:
+            meta["output_token_logprobs"] = [[-0.5, token, None] for token in ids]
+        elif asked.get("return_logprob"):
             start = asked["logprob_start_len"]
             rest = [[-0.5, token, None] for token in asked["input_ids"][start + 1 :]]
             meta["input_token_logprobs"] = [[None, 0, None], *rest]

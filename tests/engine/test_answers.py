@@ -200,6 +200,62 @@ def test_choices_that_are_not_whole(meta):
         answers.next_token(meta, [8])
 
 
+def wrote(own, *, top=MISSING, **changes):
+    """An answer whose three tokens have these log-probabilities, and the likeliest first ones."""
+    answer = answers.read(whole(**changes))
+    if isinstance(own, tuple):
+        own = [[value, token, None] for value, token in zip(own, (5, 6, 2), strict=False)]
+    found = {"output_token_logprobs": own, "output_top_logprobs": top}
+    answer.meta.update({name: value for name, value in found.items() if value is not MISSING})
+    return answer
+
+
+def likeliest(*values):
+    return [[[value, 4, None] for value in values], [[-1.0, 5, None]], [[-1.0, 6, None]]]
+
+
+def test_log_probabilities_of_what_was_written():
+    assert answers.sampled(wrote((-1.5, 0, 1e-4)), 0) == ((-1.5, 0.0, 1e-4), None)
+    assert answers.sampled(wrote((-1.5, -2.0, -3.0), top=likeliest(-0.5, -1.5, None)), 20) == (
+        (-1.5, -2.0, -3.0), (-0.5, -1.5),
+    )  # fmt: skip
+    nothing = answers.read(
+        whole(text="", output_ids=[], completion_tokens=0, output_token_logprobs=[], finish_reason={"type": "length"})
+    )
+    assert answers.sampled(nothing, 20) == ((), None)
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        MISSING, None, "x", [], (-1.0, -2.0), [[-1.0, 5, None]] * 4, [-1.0, -2.0, -3.0],
+        *((-1.0, bad, -3.0) for bad in (None, math.nan, math.inf, -math.inf, "-1", 0.5, True)),
+    ],
+)  # fmt: skip
+def test_log_probabilities_that_are_not_whole(own):
+    with pytest.raises(Unusable, match="3 tokens generated, and . log-probabilities of them"):
+        answers.sampled(wrote(own), 0)
+
+
+@pytest.mark.parametrize(
+    "top", [MISSING, None, [], [None], [[]], likeliest(None), likeliest(math.nan), likeliest(-0.1, -0.1), ["x"]]
+)
+def test_likeliest_tokens_that_are_none(top):
+    answer = wrote((-1.0, -2.0, -3.0), top=top)
+    assert answers.sampled(answer, 0) == ((-1.0, -2.0, -3.0), None)
+    with pytest.raises(Unusable, match="asked for the 20 likeliest first tokens"):
+        answers.sampled(answer, 20)
+
+
+@pytest.mark.parametrize(
+    ("own", "known"), [((-1.0, -2.0, -3.0), (-1.0, -2.0)), ((-1.0, None, -3.0), (-1.0,)), (None, ()), ("x", ())]
+)
+def test_an_aborted_answer_has_what_there_is(own, known):
+    answer = wrote(own, finish_reason={"type": "abort", "message": None})
+    short = answers.Answer("", answer.ids[:2], None, True, "", 0, 0, 0, answer.meta)
+    assert answers.sampled(short, 20) == (known, None)
+
+
 # --- errors ---------------------------------------------------------------------------------------------------
 
 

@@ -50,6 +50,32 @@ def test_scores_and_choices_are_scripted():
     assert wait(fake.next_token(ask("?"), [ord("3"), ord("7")])).logprobs == (-3.0, -7.0)
 
 
+def test_what_it_wrote_comes_with_log_probabilities_where_they_are_asked_for():
+    fake = FakeEngine("ab", own=lambda call, text: [-float(ord(one)) for one in text], first=[-0.1, -3.0, -4.0])
+    assert wait(fake.generate(ask("?"), {})).logprobs is None
+    found = wait(fake.generate(ask("?", logprobs=2), {}))
+    assert (found.logprobs, found.first) == ((-97.0, -98.0, -98.0), (-0.1, -3.0))  # the end token's is the last
+    found = wait(fake.generate(ask("?", logprobs=0), {"max_new_tokens": 1}))
+    assert (found.logprobs, found.first) == ((-97.0,), None)
+    assert wait(FakeEngine("ab", own=-2.0).generate(ask("?", logprobs=0), {})).logprobs == (-2.0,) * 3
+    with pytest.raises(RuntimeFault, match="2 tokens were written"):
+        wait(FakeEngine("ab", own=lambda call, text: [-1.0]).generate(ask("?", logprobs=0), {}))
+
+
+def test_an_aborted_generation_has_the_log_probabilities_of_what_there_is():
+    fake, scope = FakeEngine("x" * 100, token_delay=0.05, own=-1.0), Scope()
+
+    async def stopped():
+        task = asyncio.create_task(fake.generate(ask("?", scope=scope, logprobs=0), {}))
+        await asyncio.sleep(0.1)
+        scope.stop()
+        return await task
+
+    found = submit(stopped()).result()
+    assert found.aborted
+    assert found.logprobs == (-1.0,) * len(found.ids)
+
+
 def test_what_is_cached_is_what_was_sent_before():
     fake = FakeEngine("z" * 16)
     assert wait(fake.prefill(ask("x" * 32))).cached_tokens == 0

@@ -116,6 +116,39 @@ def test_an_end_token_is_in_the_account_and_not_in_the_ids(target, questions):
 
 
 @pytest.mark.parametrize("in_pieces", [False, True])
+def test_what_is_written_comes_with_its_log_probabilities(each, reference, in_pieces, monkeypatch):
+    """At temperature 1 whatever it is sampled at, those of transformers, and the prefix cache is used as without."""
+    prompt = each.codec.encode(PROMPT)
+    wait(each.flush())
+    prefill(each, prompt)
+    if in_pieces:
+        monkeypatch.setattr(sglang, "_STREAMED", 8)
+        monkeypatch.setattr(sglang, "_PIECE", 4)
+    sampling = {"max_new_tokens": 20, "temperature": 0.6, "top_p": 0.9}
+    plain = wait(each.generate(request(prompt), sampling))
+    found = wait(each.generate(request(prompt, logprobs=20), sampling))
+    assert (plain.logprobs, plain.first) == (None, None)
+    assert found.spent.cached_tokens == plain.spent.cached_tokens == len(prompt) - 1
+    end = [each.codec.eos] * (found.ended and len(found.logprobs) > len(found.ids))
+    expected = reference(each.identity.model, [*prompt, *found.ids, *end])[len(prompt) - 1 :]
+    assert len(found.logprobs) == found.spent.completion_tokens
+    assert found.logprobs == pytest.approx(expected, abs=1e-4)
+    every = wait(each.next_token(request(prompt), range(each.limits.vocabulary))).logprobs
+    assert found.first == pytest.approx(sorted(every, reverse=True)[:20], abs=1e-4)
+    assert wait(each.generate(request(prompt, logprobs=0), sampling)).first is None
+
+
+def test_an_end_token_has_a_log_probability_too(target, questions, reference):
+    prompt = target.codec.encode(target.codec.render(questions[0].messages))
+    said = wait(target.generate(request(prompt, logprobs=0), {"max_new_tokens": 400, "temperature": 0.0}))
+    assert said.ended
+    expected = reference(target.identity.model, [*prompt, *said.ids, target.codec.eos])[len(prompt) - 1 :]
+    assert said.logprobs == pytest.approx(expected, abs=1e-4)
+    *_, last = wait(streamed(target, request(prompt, logprobs=0), {"max_new_tokens": 400, "temperature": 0.0}))
+    assert last.logprobs == pytest.approx(said.logprobs, abs=1e-5)
+
+
+@pytest.mark.parametrize("in_pieces", [False, True])
 def test_a_generation_that_is_stopped_returns_what_there_is(target, in_pieces, monkeypatch):
     scope = Scope()
     monkeypatch.setattr(sglang, "_STREAMED", 100 if in_pieces else 1000)
