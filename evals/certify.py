@@ -86,11 +86,18 @@ class Certification:
 
     @cached_property
     def asked(self) -> list[Question]:
-        """Split B, in the order it was drawn. Errors as in `Task.sample`."""
+        """Split B, in the order it was drawn.
+
+        Raises:
+            ConfigError: as in `Task.sample`; or there are questions without an answer, none of which could be lost.
+        """
         plan = self.plan
-        return plan.task.sample(
+        drawn = plan.task.sample(
             plan.split, self.count, plan.seed, plan.levels, plan.family, but=set(self.card.questions)
         )
+        if any(one.answer is None for one in drawn):
+            raise ConfigError(f"task {plan.task.name} has no answers to grade by, so nothing can be certified on it")
+        return drawn
 
     def settled(self, backend: Backend) -> dict[str, Any]:
         """What must not change once the first question is asked."""
@@ -118,23 +125,24 @@ def certify(
 
     Raises:
         ConfigError: the card belongs to another set-up; `out` holds the certification of something else, or of more
-            questions; else as in `evaluate`.
+            questions, or cannot be written; no runtime plays the target; else as in `evaluate`.
         A1Error: chains were lost, so that there is no answer to judge.
         Interrupted: as in `evaluate`.
     """
+    runs = _Runs(what, backend, backend.alone(TARGET), out, progress)
     settled = json.loads(json.dumps(what.settled(backend)))
     what.card.check(
         what.plan.protocol(backend), [one.id for one in what.asked], alpha=min(what.alphas), packages=packages()
     )
     with ExitStack() as held:
         ends = _begin(what, settled, out, held)
-        runs = _Runs(what, backend, out, progress)
         batches = list(pairwise((0, *ends)))
         trials: list[Trial] = []
         for alpha in settled["alphas"]:
             losses: list[bool] = []
             for batch in batches:
-                losses += regressions(runs.policy(alpha, *batch), runs.target(*batch))
+                reference = runs.target(*batch)
+                losses += regressions(runs.policy(alpha, *batch), reference)
                 trial = Trial.of(alpha, losses, what.epsilon, what.delta)
                 if trial.certified:
                     break
@@ -144,10 +152,12 @@ def certify(
         _write(out, settled, ends, trials)
         if not trials[0].certified:
             return tuple(trials), None
+        n = max(trial.n for trial in trials)
         certificate = Certificate(
             epsilon=what.epsilon, delta=what.delta, trials=tuple(trials), policy=settled["policy"],
             calibrated=len(what.card.questions), split=what.plan.split, seed=what.plan.seed,
-            questions=tuple(one.id for one in what.asked[: max(trial.n for trial in trials)]),
+            questions=tuple(one.id for one in what.asked[:n]),
+            right=sum(sum(runs.target(*batch)) for batch in batches if batch[1] <= n),
         )  # fmt: skip
         card = replace(what.card, certificate=certificate)
         card.save(out / "card.json")
@@ -157,8 +167,10 @@ def certify(
 class _Runs:
     """The runs of batches of questions, each in its own folder; what was run before is read from there."""
 
-    def __init__(self, what: Certification, backend: Backend, out: Path, progress: Progress | None) -> None:
-        self._what, self._backend, self._out, self._progress = what, backend, out, progress
+    def __init__(
+        self, what: Certification, backend: Backend, reference: Backend, out: Path, progress: Progress | None
+    ) -> None:
+        self._what, self._backend, self._reference, self._out, self._progress = what, backend, reference, out, progress
         self._target: dict[tuple[int, int], list[bool]] = {}
 
     def policy(self, alpha: float, first: int, end: int) -> list[bool]:
@@ -176,7 +188,7 @@ class _Runs:
                 rate=plan.rate or plan.strategy.rate,
                 parameters={name: value for name, value in plan.parameters.items() if name in known},
             )  # fmt: skip
-            self._target[first, end] = self._right(alone, self._backend.alone(TARGET), TARGET, first, end)
+            self._target[first, end] = self._right(alone, self._reference, TARGET, first, end)
         return self._target[first, end]
 
     def _right(self, plan: Eval, backend: Backend, name: str, first: int, end: int) -> list[bool]:
@@ -225,4 +237,8 @@ def _begin(what: Certification, settled: dict[str, Any], out: Path, held: ExitSt
 
 def _write(out: Path, settled: dict[str, Any], ends: Sequence[int], trials: Sequence[Trial]) -> None:
     content = settled | {"ends": list(ends), "trials": [asdict(trial) for trial in trials]}
-    files.replace(out / "certification.json", (json.dumps(content, indent=1) + "\n").encode())
+    path = out / "certification.json"
+    try:
+        files.replace(path, (json.dumps(content, indent=1) + "\n").encode())
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {files.first_line(error)}; the same command goes on") from error

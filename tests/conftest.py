@@ -144,7 +144,7 @@ def single(target):
     return Backend(Roles.alone(target))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def scripted():
     """`scripted(hard, faults)`: fakes on task chain; the draft fails a share of questions, and the target sees it."""
     from a1_sgl.session import Backend, Roles

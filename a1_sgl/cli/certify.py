@@ -109,6 +109,7 @@ def _show(what: Certification, trials: Sequence[Trial], card: Card | None, path:
         return
     found = card.certificate
     console.print(
+        f"the target alone answered {found.right} of {len(found.questions)} right\n"
         f"{found.standing(found.policy, found.alpha, ())}\n"
         f"card: {path}; `a1 eval --calibration {path} --certified` runs that and nothing else",
         markup=False, highlight=False, soft_wrap=True,

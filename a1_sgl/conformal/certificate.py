@@ -30,6 +30,7 @@ class Certificate:
         split: where the questions of split B come from.
         seed: what drew them.
         questions: their ids, in the order they were drawn, which is that of the trials.
+        right: how many of them the target alone answered right; no others can be lost.
 
     Raises:
         ValueError: none of the levels is certified, they are in another order or not of these questions, or epsilon
@@ -44,6 +45,7 @@ class Certificate:
     split: str
     seed: int
     questions: tuple[str, ...]
+    right: int
 
     def __post_init__(self) -> None:
         if not 0 < self.delta < 1 or not 0 < self.epsilon < 1:
@@ -55,6 +57,8 @@ class Certificate:
             raise ValueError("a certificate holds levels that are certified, and one at most that is not, the last")
         if not len(set(self.questions)) == len(self.questions) == max(trial.n for trial in self.trials):
             raise ValueError("a certificate names each question that was asked for it, once")
+        if not max(trial.lost for trial in self.trials) <= self.right <= len(self.questions):
+            raise ValueError(f"counts do not fit: the target right on {self.right} of {len(self.questions)} questions")
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Certificate:

@@ -191,7 +191,10 @@ def main(
         hits = [int((p_values <= delta).sum()) for delta in DELTAS]
         table.add_row(f"{kind}, binomial", "1", str(size), *(share(one, whole) for one in hits))
     console.print(table)
-    console.print(f"\n{runs} cards of {calibrated} questions; {whole} in the last three rows. [...]: exact, 95%\n")
+    console.print(
+        f"\n{runs} runs, {whole} in the last three rows; a card of {calibrated} questions each. [...]: exact, 95%\n",
+        highlight=False,
+    )
 
     table = _table("questions needed", "epsilon", "delta", "none lost", "by a fixed number")
     for epsilon, delta in ((0.03, 0.1), (0.03, 0.05), (0.05, 0.1), (0.05, 0.05)):
@@ -201,7 +204,7 @@ def main(
     console.print()
 
     sizes, (epsilon, delta) = (100, 200, 300, 500, 1000), (0.03, 0.1)
-    table = _table(f"certified, epsilon {epsilon:g}, delta {delta:g}", "", *(f"{n} questions" for n in sizes))
+    table = _table(f"certified, epsilon {epsilon:g}, delta {delta:g}", "", *(f"n = {n}" for n in sizes))
     rng = np.random.default_rng(seed)
     for part in (0.0, 0.1, 0.25, 0.5, 0.75):
         lost = rng.random((runs, sizes[-1])) < part * epsilon

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -137,16 +137,17 @@ class Task:
         first, last = self.levels.parse(levels)
         rng = random.Random(f"{self.name}/{split}/{seed}/independent")
         wanted = [rng.randint(first, last) for _ in range(count)]
-        size = count
+        need = Counter(wanted)
+        size = max(need.values()) * (last - first + 1) + len(but)
         while True:
-            size *= 2
             by_level: defaultdict[int, list[Question]] = defaultdict(list)
             for one in self.questions(split, size, seed, levels, family):
                 if one.id not in but:
                     by_level[one.meta[self.levels.name]].append(one)
-            if all(wanted.count(level) <= len(by_level[level]) for level in range(first, last + 1)):
+            if all(len(by_level[level]) >= number for level, number in need.items()):
                 queues = {level: iter(some) for level, some in by_level.items()}
                 return [next(queues[level]) for level in wanted]
+            size *= 2
 
     def grade(self, answer: str | None, question: Question) -> Grade:
         """A chain's answer against the question's."""

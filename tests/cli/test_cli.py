@@ -71,8 +71,10 @@ def a1(*arguments, cwd=None):
         (["eval", "--out", "x", "--alarm", "shout"], "unknown alarm 'shout'; known: warn, recalibrate, hand-over"),
         (["eval", "--out", "x", "--set", "score=luck"], "unknown score 'luck'; known: mean_loss"),
         (["eval", "--out", "x", "--gate", "turn-budget", "--alpha", "0.3"], "alpha 0.25 is a budget of 1"),
-        (["calibrate", "--out", "x", "--certify", "epsilon=3"], "--certify takes epsilon=E,delta=D"),
-        (["calibrate", "--out", "x", "--certify", "epsilon=.1,delta=.1", "--alphas", "1:0:2"], "FIRST:LAST:STEP"),
+        (["certify", "--out", "x", "--calibration", "none.json", "--epsilon", "0.1"], "none.json does not exist"),
+        (["certify", "--out", "x", "--epsilon", "0.1"], "--calibration"),
+        (["certify", "--out", "x", "--calibration", "none.json"], "--epsilon"),
+        (["eval", "--out", "x", "--gate", "frozen"], "gate frozen has the scores of a card and no others"),
         (["replay", "none.jsonl"], "none.jsonl does not exist"),
         (["replay", ".", "--alpha", "2"], "strictly between 0 and 1, not 2"),
         (["replay", ".", "--sweep", "beta=1:2:1"], "--sweep takes alpha=FIRST:LAST:STEP"),
@@ -338,23 +340,28 @@ def test_calibrate_writes_a_card_that_eval_takes(runtimes, tmp_path):
 def test_a_run_is_calibrated_certified_and_replayed(here, runtimes, tmp_path):
     where = ["--draft", runtimes["draft"].url, "--target", runtimes["target"].url, "--quiet"]
     small = ["--questions", "8", "--chains", "2", "--levels", "3:4"]
-    risk = ["--certify", "epsilon=0.5,delta=0.1", "--alphas", "0.5,0.7"]
-    made = here("calibrate", "--out", "cal", *small, *risk, *where)
+    made = here("calibrate", "--out", "cal", *small, *where)
     assert made.returncode == 0, made.stderr
-    assert "loses at most 0.5 of accuracy" in " ".join(made.stdout.split())
-    card = json.loads((tmp_path / "cal" / "card.json").read_text())
-    assert card["certificate"]["alpha"] == card["alpha"]
-    assert card["smallest_alpha"] == 1 / (len(card["scores"]) + 1)
-    few = here("calibrate", "--out", "few", *small, "--certify", "epsilon=0.01,delta=0.1", *where)
+    bare = json.loads((tmp_path / "cal" / "card.json").read_text())
+    assert bare["smallest_alpha"] == 1 / (len(bare["scores"]) + 1)
+    risk = ["--calibration", "cal/card.json", "--epsilon", "0.5", "--alphas", "0.5,0.7", *small]
+    sure = here("certify", "--out", "certified", *risk, *where)
+    assert sure.returncode == 0, sure.stderr
+    assert "loses at most 0.5 of such questions" in " ".join(sure.stdout.split())
+    certificate = json.loads((tmp_path / "certified" / "card.json").read_text())["certificate"]
+    few = here("certify", "--out", "few", *risk, "--epsilon", "0.01", *where)
     assert few.returncode == 2
-    assert "--questions must be at least 230" in few.stderr
-    # without --alpha the card's is taken
+    assert "--questions must be at least" in few.stderr
+    # without --alpha and --gate those that are certified are taken
     done = here(
         "eval", "--out", "run", "--questions", "4", "--chains", "2", "--levels", "3:4", "--calibration",
-        "cal/card.json", *where,
+        "certified/card.json", "--certified", *where,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["configuration"]["gate"]["alpha"] == card["alpha"]
+    assert "certified: alpha" in done.stdout
+    gate = json.loads((tmp_path / "run" / "run.json").read_text())["configuration"]["gate"]
+    assert gate["alpha"] == min(trial["alpha"] for trial in certificate["trials"] if trial["after"])
+    assert gate["kind"] == "frozen"
     other = here(
         "eval", "--out", "target", "--questions", "4", "--chains", "2", "--levels", "3:4", "--program", "direct",
         "--recipe", "pocket", "--draft", runtimes["draft"].url, "--target", runtimes["target"].url,

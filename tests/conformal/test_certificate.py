@@ -19,7 +19,7 @@ TRIALS = (Trial(0.5, 0, 60, 10.2, 59), Trial(0.4, 1, 90, 10.1, 85), Trial(0.3, 9
 def certificate(**changes):
     content = {
         "epsilon": 0.05, "delta": 0.1, "trials": TRIALS, "policy": POLICY, "calibrated": 40, "split": "calibration",
-        "seed": 0, "questions": tuple(f"b{i}" for i in range(90)),
+        "seed": 0, "questions": tuple(f"b{i}" for i in range(90)), "right": 80,
     }  # fmt: skip
     return Certificate(**content | changes)
 
@@ -43,6 +43,8 @@ def test_what_it_certifies_is_what_passed_before_the_first_that_did_not():
         ({"questions": tuple(f"b{i}" for i in range(89))}, "names each question"),
         ({"questions": tuple(f"b{i}" for i in range(91))}, "names each question"),
         ({"questions": ("b0",) * 90}, "names each question that was asked for it, once"),
+        ({"right": 8}, "the target right on 8 of 90"),
+        ({"right": 91}, "the target right on 91 of 90"),
     ],
 )
 def test_one_that_cannot_be_is_refused(changes, what):

@@ -1,6 +1,8 @@
 import json
+from itertools import pairwise
 
 import pytest
+from scipy.stats import binomtest
 
 from a1_sgl.errors import ConfigError
 from a1_sgl.evals import grading
@@ -73,6 +75,53 @@ GPQA = [
     }
     for i in range(60)
 ]  # fmt: skip
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """A task of 60 questions, in a file."""
+    path = tmp_path / "gpqa_diamond.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in GPQA))
+    return find_task("gpqa_diamond", path)
+
+
+def test_a_larger_count_extends_a_smaller_one_up_to_all_there_are(rows):
+    every = rows.questions("all", 60, seed=3)
+    assert every[:20] == rows.questions("all", 20, seed=3)
+    assert every != rows.questions("all", seed=3)  # as in the file
+    assert {one.id for one in every} == {one.id for one in rows.questions("all", seed=3)}
+
+
+def test_rows_are_sampled_in_the_order_of_the_seed_without_those_left_out(rows):
+    out = {one.id for one in rows.questions("all", 20, seed=3)}
+    sample = rows.sample("all", 40, seed=3, but=out)
+    assert sample == rows.questions("all", 60, seed=3)[20:]
+    assert sample[:15] == rows.sample("all", 15, seed=3, but=out)
+    assert rows.sample("all", 5, seed=3) == rows.questions("all", 5, seed=3)
+    with pytest.raises(ConfigError, match="has 60 such questions in split all, 20 of them .* leaves 40 and not 41"):
+        rows.sample("all", 41, seed=3, but=out)
+
+
+def test_where_levels_come_in_turn_a_sample_draws_them():
+    """In turn the next level is known; here it is not, and all are equally likely."""
+    task = find_task("chain")
+    calibrated = {one.id for one in task.questions("calibration", 30, seed=1, levels="3:4")}
+    sample = task.sample("calibration", 150, seed=1, levels="3:4", but=calibrated)
+    assert sample[:40] == task.sample("calibration", 40, seed=1, levels="3:4", but=calibrated)
+    assert len({one.id for one in sample}) == 150
+    assert not calibrated & {one.id for one in sample}
+    levels = [one.meta["operations"] for one in sample]
+    assert set(levels) == {3, 4}
+    assert binomtest(levels.count(3), 150, 0.5).pvalue > 0.01
+    changes = sum(a != b for a, b in pairwise(levels))
+    assert binomtest(changes, 149, 0.5).pvalue > 0.01
+    assert levels != [one.meta["operations"] for one in task.sample("calibration", 150, seed=2, levels="3:4")]
+
+
+def test_a_task_may_be_cut_down_to_some_questions(rows):
+    some = rows.questions("all", 3, seed=3)
+    assert rows.only(some).questions("all", None, 8) == some
+    assert rows.only(some).grade(some[0].answer, some[0]).correct
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "json", "csv", "parquet"])
