@@ -68,6 +68,12 @@ def a1(*arguments, cwd=None):
         (["eval", "--out", "x", "--chunking", "page"], "unknown chunking 'page'; known: tokens"),
         (["eval", "--out", "x", "--set", "turns=soon"], "turns must be a whole number, such as 15, not 'soon'"),
         (["eval", "--out", "x", "--gate", "magic"], "unknown gate 'magic'; known: balanced"),
+        (["eval", "--out", "x", "--gate", "audited"], "gate audited needs epsilon"),
+        (["eval", "--out", "x", "--epsilon", "0.1"], "gate adaptive-turn asks for no audits and takes no epsilon"),
+        (
+            ["eval", "--out", "x", "--gate", "audited", "--epsilon", "0.1", "--audit", "luck"],
+            "unknown audit 'luck'; known: rewrite, judge, exact",
+        ),
         (["eval", "--out", "x", "--alarm", "shout"], "unknown alarm 'shout'; known: warn, recalibrate, hand-over"),
         (["eval", "--out", "x", "--set", "score=luck"], "unknown score 'luck'; known: mean_loss"),
         (["eval", "--out", "x", "--gate", "turn-budget", "--alpha", "0.3"], "alpha 0.25 is a budget of 1"),
@@ -250,7 +256,7 @@ def test_lists_fit_80_columns(here):
     for command, words in (
         ("tasks", ["chain", "calibration, test"]),
         ("programs", ["a1", "direct", "take_over"]),
-        ("gates", ["balanced", "recommended", "turn-budget"]),
+        ("gates", ["balanced", "recommended", "turn-budget", "audited", "rewrite", "exact"]),
         ("scores", ["mean_loss", "worst_window"]),
         ("votes", ["majority", "weighted", "judge"]),
     ):

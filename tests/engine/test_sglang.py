@@ -240,13 +240,13 @@ def test_image_tokens_are_counted_before_a_scored_chunk(target, monkeypatch):
 
 def test_a_priority_goes_with_its_request(target, monkeypatch):
     """And harms nothing where the runtime's queue has no order."""
-    sent, call = [], target._transport.call
+    sent, call = [], target.transport.call
 
     def spy(payload, *rest):
         sent.append(payload)
         return call(payload, *rest)
 
-    monkeypatch.setattr(target._transport, "call", spy)
+    monkeypatch.setattr(target.transport, "call", spy)
     for priority in (None, -1):
         assert wait(target.prefill(request(range(5, 35), priority=priority))).prompt_tokens == 30
     assert [payload.get("priority", "none") for payload in sent] == ["none", -1]
