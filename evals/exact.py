@@ -47,5 +47,5 @@ def right(worked: Worked, before: str, step: str) -> bool:
 
 @audit(NAME, "the step is the right next one of a generated task; costs nothing")
 def exact(chain: Chain, chunk: Chunk) -> bool:
-    """A step that builds faithfully on an error before it is right."""
+    """Of whole lines. A step that builds faithfully on an error before it is right."""
     return not right(problem(chain.question), chain.text.removesuffix(chunk.text), chunk.text)

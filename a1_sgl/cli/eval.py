@@ -130,7 +130,7 @@ def _say(plan: Eval, like_run: Path | None, runtimes: Runtimes) -> None:
     for name, tokens in estimate.decode.items():
         console.print(f"{name} decode: {least}{tokens:,} tokens", highlight=False)
     if estimate.seconds is None:
-        console.print("not counted: redraws, forks, ratings, prompts; time: unknown", highlight=False)
+        console.print("not counted: redraws, forks, audits, ratings, prompts; time: unknown", highlight=False)
         console.print("--like RUN scales what a small run of the same program took", highlight=False)
     else:
         console.print(f"time: about {estimate.seconds:,.0f} s", highlight=False)
