@@ -19,7 +19,7 @@ from typing import Literal
 
 WINDOW = 16
 TAIL = 16
-LIKELIEST = 20
+LIKELIEST = 10
 """How many of the likeliest first tokens are asked for."""
 Need = Literal["target", "draft", "own", "first"]
 
