@@ -21,7 +21,7 @@ from a1_sgl.conformal.bank import is_finite
 
 WINDOW = 16
 TAIL = 16
-LIKELIEST = 20
+LIKELIEST = 10
 """How many of the likeliest first tokens are asked for."""
 Need = Literal["target", "draft", "own", "first"]
 

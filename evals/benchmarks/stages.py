@@ -53,14 +53,14 @@ Chains = dict[tuple[str, int], list[Seen]]
 class Unguarded(TwoStage):
     """A first stage that accepts a set share of chunks, learns nothing and promises nothing."""
 
-    def __init__(self, gate: Gate, first: Score, share: float) -> None:
-        super().__init__(gate, first, explore=10**12)
+    def __init__(self, gate: Gate, first: Score, share: float, explore: int) -> None:
+        super().__init__(gate, first, explore=explore)
         self.share = share
 
     @property
     def threshold(self) -> float:
-        """The share that is left."""
-        return 1 - self.share
+        """What leaves so many candidates that the share is accepted where some are explored."""
+        return 1 - self.share / (1 - 1 / self.explore)
 
     @property
     def missed(self) -> int:
@@ -186,7 +186,7 @@ def compare(
     title: str, streams: Mapping[str, Sequence[Chains]], kind: str, alpha: float, eta: float, explore: int, lanes: int
 ) -> None:
     """Prints a table: no first stage, one by each kind of evidence, and the two bounds; means over the streams."""
-    table = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("first stage", "rate", "calls saved", "tokens spared", "missed", "closed", "broken", "selectivity"):
         table.add_column(name, justify="left" if name == "first stage" else "right")
 
@@ -214,8 +214,12 @@ def compare(
     draws = random.Random("coin")
     coins = [with_evidence(chains, lambda _: draws.random()) for chains in first]
     row("a coin, learnt", coins, two)
-    row("a coin, as many", coins, lambda seed: Unguarded(make(kind, alpha, seed=seed), SCORES["own_loss"], unseen))
+    row(
+        "a coin, as many", coins,
+        lambda seed: Unguarded(make(kind, alpha, seed=seed), SCORES["own_loss"], unseen, explore),
+    )  # fmt: skip
     row("the target's score", [with_evidence(chains, lambda one: one.score) for chains in first], two)
+    console.print(title, highlight=False, soft_wrap=True)
     console.print(table)
 
 
@@ -235,7 +239,8 @@ class AtRandom(Eval):
     def gate(self) -> Decider | None:
         """As `Eval.gate`."""
         assert self.alpha is not None
-        gate = Unguarded(make(self.gate_kind, self.alpha, chains=self.chains, seed=self.seed), AT_RANDOM, self.share)
+        made = make(self.gate_kind, self.alpha, chains=self.chains, seed=self.seed)
+        gate = Unguarded(made, AT_RANDOM, self.share, self.explore)
         if self.card is not None:
             self.card.fill(gate)
         return gate

@@ -4,6 +4,7 @@ import pytest
 import sglang as sgl
 
 from a1_sgl.conformal import SCORES, UNSEEN, Gate, MondrianBank, Offsets, Score, TwoStage, make, marginal
+from a1_sgl.conformal.scores import LIKELIEST
 from a1_sgl.errors import ConfigError
 from a1_sgl.evals.accounting import spared
 from a1_sgl.programs import PROGRAMS, a1, a1_lookahead, direct
@@ -131,8 +132,8 @@ def test_programs_ask_for_what_their_gate_and_score_need_and_for_nothing_else():
         "plain": ({"gate": marginal(0.3)}, None),
         "score": ({"gate": marginal(0.3), "score": "own_worst"}, 0),
         "first stage": ({"gate": opened()}, 0),
-        "entropy": ({"gate": opened(SCORES["first_entropy"])}, 20),
-        "both": ({"gate": opened(SCORES["first_entropy"]), "score": "own_loss"}, 20),
+        "entropy": ({"gate": opened(SCORES["first_entropy"])}, LIKELIEST),
+        "both": ({"gate": opened(SCORES["first_entropy"]), "score": "own_loss"}, LIKELIEST),
     }
     for name, (arguments, wanted) in asked.items():
         backend, draft, target = fakes()
