@@ -65,7 +65,7 @@ def recipes() -> None:
 
 
 def scores() -> None:
-    """List scores: what a chunk is judged by, as `--set score=NAME`."""
+    """List scores: what a chunk is judged by, as `--set score=NAME`; without a prefill, also `--first-stage NAME`."""
     from a1_sgl.conformal import SCORES
 
     table = Table(box=None, pad_edge=False, header_style="bold")

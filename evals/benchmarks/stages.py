@@ -35,7 +35,7 @@ from a1_sgl.session import Backend
 EVIDENCE = tuple(name for name, one in SCORES.items() if one.by_draft)
 VERIFY = 0.1
 """How long a verification takes, in the time that a chunk's draft takes on average."""
-console = Console(width=120)
+console = Console(width=140)
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ def compare(
     """Prints a table: no first stage, one by each kind of evidence, and the two bounds; means over the streams."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("first stage", "rate", "calls saved", "tokens spared", "missed", "closed", "broken", "selectivity"):
-        table.add_column(name, justify="left" if name == "first stage" else "right")
+        table.add_column(name, justify="left" if name == "first stage" else "right", no_wrap=True)
 
     def row(name: str, many: Sequence[Chains], gate: Callable[[int], Gate | TwoStage]) -> float:
         found = [drive(gate(seed), chains, lanes=lanes, seed=seed) for seed, chains in enumerate(many)]
@@ -264,7 +264,7 @@ def pocket(
         "first stage", "correlation", "accuracy", "rate", "verified", "target prefill", "saved", "target decode",
         "missed at most", "wall s",
     ):  # fmt: skip
-        table.add_column(name, justify="left" if name == "first stage" else "right")
+        table.add_column(name, justify="left" if name == "first stage" else "right", no_wrap=True)
     base = 0
 
     def row(name: str, summary: dict[str, Any], correlation: float | None = None) -> None:
