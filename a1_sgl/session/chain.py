@@ -150,10 +150,10 @@ class Chain:
         calls: list[Call] = []
         try:
             while left > 0 and not ended and not text.strip():
-                said = wait(_result(task)) if task is not None else self._generate(
-                    self.branch, author, left, sampling, self.context
-                )  # fmt: skip
-                task = None
+                if task is not None:
+                    said, task = wait(_result(task)), None
+                else:
+                    said = self._generate(self.branch, author, left, sampling, self.context)
                 text, ids, ended = text + said.text, ids + said.ids, said.ended
                 logprobs = None if logprobs is None or said.logprobs is None else logprobs + said.logprobs
                 first = first or said.first
