@@ -61,6 +61,8 @@ class Certification:
             raise ConfigError(f"program {self.plan.program} has no gate, so it has no level that could be certified")
         if self.plan.gate_kind != FROZEN:
             raise ConfigError(f"gate {self.plan.gate_kind} cannot be certified: it learns or adapts; {FROZEN} can")
+        if self.plan.first is not None:
+            raise ConfigError(f"first stage {self.plan.first} learns in use, so it cannot be certified; leave it out")
         if self.plan.alarm not in (None, "warn"):
             raise ConfigError(f"alarm {self.plan.alarm} changes the policy, so it cannot be certified; warn can")
         if not self.alphas:
@@ -126,7 +128,7 @@ def certify(
     Raises:
         ConfigError: the card belongs to another set-up; `out` holds the certification of something else, or of more
             questions, or cannot be written; no runtime plays the target; else as in `evaluate`.
-        A1Error: chains were lost, so that there is no answer to judge.
+        A1Error: chains were lost or have no grade, so that there is no answer to judge.
         Interrupted: as in `evaluate`.
     """
     runs = _Runs(what, backend, backend.alone(TARGET), out, progress)
@@ -202,6 +204,9 @@ class _Runs:
                 "them again"
             )
         chains = chains_by_question(folder)
+        # Without this an answer that is not there would count as wrong, and of the target that favours the policy.
+        if summary["chains_ungraded"] or any(not chains[question.id] for question in batch):
+            raise A1Error(f"{path} has questions without a graded chain, so nothing is certified; use another --out")
         return [voted(plan.voted, chains[question.id]) for question in batch]
 
 

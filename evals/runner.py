@@ -244,6 +244,7 @@ class Eval:
             "rate": self.rate or self.strategy.rate,
             "gate": self.gate_kind if self.gated else None,
             "bank": self.card.sha256 if self.card else None,
+            "first": self._first,
             "alarm": None if self.alarm == "warn" else self.alarm,  # a warning changes no decision
         }
 
@@ -275,7 +276,7 @@ class Eval:
                 "calibration": self.card.sha256 if self.card else None,
                 "alarm": {"action": self.alarm, "threshold": self.alarm_threshold} if self.alarm else None,
                 "audits": audits,
-                "first": {"score": self.first, "eta": self.eta, "explore": self.explore} if self.first else None,
+                "first": self._first,
             }  # fmt: skip
         return self.protocol(backend) | {
             "split": self.split,
@@ -289,6 +290,10 @@ class Eval:
             "seed": self.seed,
             "gate": gate,
         }
+
+    @property
+    def _first(self) -> dict[str, Any] | None:
+        return {"score": self.first, "eta": self.eta, "explore": self.explore} if self.first else None
 
     def gate(self) -> Decider | None:
         """A fresh gate with the card's scores; None for a program without one."""

@@ -337,6 +337,16 @@ class Frozen(Gate):
             raise ValueError("a frozen gate takes no more scores: it is what it was when it was closed")
         super().calibrate(score, question=question, sample=sample, turn=turn, task=task, attempt=attempt)
 
+    def replace(self, scores: Sequence[tuple[float, Place]]) -> None:
+        """As in `Gate`, until it is closed.
+
+        Raises:
+            ValueError: it is closed; else as in `Gate`.
+        """
+        if self._closed:
+            raise ValueError("a frozen gate takes no other scores: it is what it was when it was closed")
+        super().replace(scores)
+
     def close(self) -> None:
         """No score joins the bank any more."""
         self._closed = True

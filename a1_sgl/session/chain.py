@@ -351,12 +351,12 @@ class Chain:
             for role in self.roles.all
         )  # fmt: skip
 
-    def finish(self) -> ChainEvent:
-        """Closes the chain. One that was stopped has no answer."""
-        ending: Ending = "stopped" if self.context.scope.stopped else self.ending or "turns"
+    def finish(self, stopped: bool) -> ChainEvent:
+        """Closes the chain. One that was `stopped` has no answer."""
+        ending: Ending = "stopped" if stopped else self.ending or "turns"
         event = ChainEvent(
             question=self.question.id, sample=self.sample, text=self.text,
-            answer=None if ending == "stopped" else self.answer, ending=ending, turns=self.turn,
+            answer=None if stopped else self.answer, ending=ending, turns=self.turn,
             take_overs=self.take_overs, rating=self.rating, started=self.started, ended=time.time(),
         )  # fmt: skip
         self.account.tell(event)

@@ -138,7 +138,10 @@ class Group:
                 if not decided:
                     body(chain)
                     self._rated(chain)
-                event = chain.finish()
+                stopped = chain.context.scope.stopped
+                if stopped and not decided:  # from outside, at the last moment: its body may have been cut short
+                    raise ChainAborted(f"chain {chain.sample}: stopped")
+                event = chain.finish(stopped)
                 finished.append(event)
                 if until is not None and not decided and until(sorted(finished, key=lambda one: one.sample)):
                     decided = True
@@ -147,7 +150,7 @@ class Group:
             except Exception as error:  # one chain's trouble must not end the others
                 if isinstance(error, ChainAborted):
                     if decided:  # the question was decided without it
-                        return chain.finish()
+                        return chain.finish(stopped=True)
                     if late is None or not late.passed:
                         aborted.append(error)
                         return None
@@ -173,9 +176,17 @@ class Group:
         return self._result(chains, tuple(event for event in outcomes if isinstance(event, LostEvent)))
 
     def finish(self) -> Result:
-        """Closes all chains, which have gone from step to step together."""
+        """Closes all chains, which have gone from step to step together.
+
+        Raises:
+            ChainAborted: the question was stopped; else as `each`.
+        """
         self.each(self._rated)
-        return self._result(tuple(chain.finish() for chain in self.chains), ())
+        stopped = [chain.context.scope.stopped for chain in self.chains]
+        self._scope.check()
+        return self._result(
+            tuple(chain.finish(alone) for chain, alone in zip(self.chains, stopped, strict=True)), ()
+        )  # fmt: skip
 
     def rehearse(self, body: Callable[[Chain], Any], count: int) -> None:
         """Writes `count` chains that only fill a gate's bank (`Chain.calibrate`) and are thrown away.

@@ -511,6 +511,9 @@ def test_a_frozen_gate_is_closed_at_the_latest_by_its_first_decision():
     gate.close()
     with pytest.raises(ValueError, match="takes no more scores"):
         gate.calibrate(0.5, question="a")
+    with pytest.raises(ValueError, match="takes no other scores"):
+        gate.replace([(0.7, Place("a", 0, 0))])
+    assert gate.bank.scores() == [0.5]
     with pytest.raises(ValueError, match="gate frozen never learns"):
         make("frozen", 0.3, online=True)
     assert not make("frozen", 0.3, online=False).online

@@ -1,6 +1,7 @@
 """Certification on engines without a model: what is run, what goes on, what is refused, and what it is good for."""
 
 import json
+import shutil
 from collections import Counter
 from dataclasses import replace
 
@@ -20,6 +21,7 @@ TASK = find_task("chain")
 ALPHAS = (0.2, 0.35, 0.5)
 EPSILON, DELTA = 0.1, 0.1
 NEEDED = questions_needed(EPSILON, DELTA)
+FIRST = '{"score": "own_loss", "eta": 0.05, "explore": 5}'
 
 
 def plan(**changes):
@@ -145,6 +147,17 @@ def test_lost_chains_certify_nothing_until_they_are_there(scripted, card, tmp_pa
     assert trials[0].n == NEEDED
 
 
+def test_an_answer_that_is_not_there_is_no_wrong_answer(scripted, card, done, tmp_path):
+    """Of the target it would be to the policy's favour."""
+    shutil.copytree(done[2], tmp_path / "out")
+    chains = tmp_path / "out" / f"questions-0-{NEEDED}" / "target" / "chains.jsonl"
+    first, *rest = chains.read_text().splitlines(keepends=True)
+    stopped = json.loads(first) | {"ending": "stopped", "answer": None}
+    chains.write_text("".join([json.dumps(stopped) + "\n", *rest]))
+    with pytest.raises(A1Error, match="target has questions without a graded chain, so nothing is certified"):
+        certify(what(card), scripted(0.3), tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("changes", "what_differs"),
     [
@@ -185,6 +198,7 @@ def test_a_folder_of_something_else_and_another_card_are_refused(scripted, card,
         ({"gate_kind": "adaptive-turn"}, "gate adaptive-turn cannot be certified: it learns or adapts"),
         ({"program": "direct", "runtime": "target", "alpha": None}, "program direct has no gate"),
         ({"alarm": "hand-over"}, "alarm hand-over changes the policy"),
+        ({"first": "own_loss"}, "first stage own_loss learns in use, so it cannot be certified"),
         ({"alphas": ()}, "no alpha to certify"),
         ({"alphas": (0.5, 1.5)}, "strictly between 0 and 1, not 1.5"),
         ({"epsilon": 0.0}, "epsilon must lie strictly between 0 and 1, not 0"),
@@ -253,6 +267,7 @@ def test_a_run_that_is_what_was_certified_says_so_in_all_that_is_kept_of_it(scri
         ({"vote": "weighted"}, "vote is weighted, certified is majority"),
         ({"rate": "own"}, "rate is own, certified is null"),
         ({"alarm": "hand-over"}, "alarm is hand-over, certified is null"),
+        ({"first": "own_loss"}, f"first is {FIRST}, certified is null"),
         (
             {"sampling": {"temperature": 0.9, "top_p": 1.0}, "allow_mismatch": ("sampling",)},
             "sampling.temperature is 0.9, certified is 0.6",

@@ -290,6 +290,27 @@ def test_a_program_is_stopped_from_another_thread(by):
     assert sum(engine.running for engine in backend.engines) == 0
 
 
+@pytest.mark.parametrize("joint", [False, True])
+def test_a_chain_that_is_stopped_as_it_ends_is_not_taken_for_finished(joint):
+    """Else a run that is interrupted just then would record it without an answer, and never run it again."""
+    events = []
+
+    def steps(group):
+        def body(chain):
+            chain.draft(20)
+            handle.stop()
+
+        if not joint:
+            return group.run(body)
+        group.each(body)
+        return group.finish()
+
+    with stoppable() as handle, pytest.raises(ChainAborted):
+        program(steps).run(query=Query.of("q", 1, listener=events.append), backend=fakes(), use_thread=False)
+    assert not of(events, ChainEvent)
+    assert not of(events, LostEvent)
+
+
 def test_chains_that_wait_for_a_place_are_stopped_too():
     backend, under_way = endless(in_flight=1)
     running = submit(stack(direct.run, question="q", samples=9, backend=backend))
