@@ -410,7 +410,7 @@ def test_replay_prints_one_json_object(here, tmp_path):
     done = here("replay", "chains.jsonl", *options)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert list(found) == ["balanced", "authors"]
+    assert list(found) == ["balanced", "authors", "random", "oracle"]
     wanted = {
         "overall", "per_turn", "mean_turn_deviation", "max_turn_deviation", "mean_question_deviation", "selectivity",
         "bound", "per_turn_bound",
