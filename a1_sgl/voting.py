@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from a1_sgl.registry import Registry
+
 
 class Voter(Protocol):
     """What a vote sees of a chain; a `ChainEvent` and its record are voters."""
@@ -33,7 +35,7 @@ class Voter(Protocol):
 
 
 Weights = Callable[[Sequence[Voter]], list[float]]
-VOTES: dict[str, Weights] = {}
+VOTES: Registry[Weights] = Registry("vote")
 RATED = ("weighted", "best")
 """Votes that look at ratings; a program rates its chains for them where it has not done so itself."""
 
@@ -46,9 +48,7 @@ def vote(name: str) -> Callable[[Weights], Weights]:
     """
 
     def register(function: Weights) -> Weights:
-        if name in VOTES:
-            raise ValueError(f"there is a vote {name!r} already")
-        VOTES[name] = function
+        VOTES.add(name, function)
         return function
 
     return register
@@ -60,9 +60,7 @@ def find_vote(name: str) -> Weights:
     Raises:
         ValueError: there is none.
     """
-    if name not in VOTES:
-        raise ValueError(f"unknown vote {name!r}; known: {', '.join(VOTES)}")
-    return VOTES[name]
+    return VOTES.find(name)
 
 
 @vote("majority")

@@ -63,7 +63,7 @@ def test_a_vote_of_ones_own_has_a_name():
 
     try:
         assert decide("longest", [Chain("1", text="a"), Chain("2", text="long")]) == "2"
-        with pytest.raises(ValueError, match="there is a vote 'longest' already"):
+        with pytest.raises(ValueError, match="the vote 'longest' is there already"):
             vote("longest")(longest)
     finally:
         del VOTES["longest"]

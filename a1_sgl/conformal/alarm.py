@@ -261,7 +261,7 @@ class GuardedGate:
         if self._card is None:
             return
         card, self._card = self._card, None
-        for question in sorted(card, key=lambda name: (uniform("order", name), str(name))):
+        for question in sorted(card, key=lambda name: uniform(f"order\0{name}")):
             self._rank(question, {sample: sorted(chain) for sample, chain in card[question].items()}, bet=False)
 
     def _look(self, over: _Open) -> None:
@@ -305,7 +305,8 @@ class GuardedGate:
             mine = self._bets[name]
             ranked = mine.bank.rank(value, add=True)
             if bet:
-                mine.martingale.update(ranked.smoothed(uniform(self.gate.seed, "alarm", name, question, self.watched)))
+                name = f"alarm\0{self.gate.seed}\0{name}\0{question}\0{self.watched}"
+                mine.martingale.update(ranked.smoothed(uniform(name)))
         return max(self._bets, key=lambda name: self._bets[name].martingale.log_wealth) if bet else None
 
     def _renew(self) -> None:

@@ -222,6 +222,8 @@ class Gate:
     def replace(self, scores: Sequence[tuple[float, Place]]) -> None:
         """Puts `scores` into the bank in place of what it holds.
 
+        Of questions that are not open it keeps what they share with others and nothing else.
+
         Raises:
             ValueError: too few for the conservative p-value to reach alpha, or one that is not finite; nothing is
                 changed.
@@ -233,6 +235,8 @@ class Gate:
             self.bank.clear()
             for score, place in scores:
                 self.bank.add(score, place)
+            for question in {place.question for _, place in scores} - self._open.keys():
+                self.bank.forget(question)
 
     def critical(self, place: Place) -> float | None:
         """The lowest score with which the chunk would be handed over now; None if there is none. Nothing is changed.
@@ -251,8 +255,10 @@ class Gate:
 
     def draw(self, place: Place, use: str = "") -> float:
         """The chunk's draw from Uniform(0, 1), a fresh one for each attempt and for each use that has a name."""
+        question, sample, turn, task, attempt = place
+        name = f"{use}{self.seed}\0{question}\0{sample}\0{turn}\0{task}"
         # A first attempt has the draw that it has where nothing is drawn again.
-        return uniform(f"{use}{self.seed}", *(place if place.attempt else place[:4]))
+        return uniform(f"{name}\0{attempt}" if attempt else name)
 
     def state(self) -> Any:
         """What the gate remembers, as JSON."""
@@ -291,10 +297,9 @@ class Gate:
             raise ValueError(f"alpha {self.alpha} needs at least {need} calibration scores; there are {n}")
 
 
-def uniform(*names: object) -> float:
-    """A draw from Uniform(0, 1) that depends on its names alone."""
-    name = "\0".join(map(str, names)).encode()
-    return (int.from_bytes(blake2b(name, digest_size=7).digest()) >> 3) * 2.0**-53
+def uniform(name: str) -> float:
+    """A draw from Uniform(0, 1) that depends on its name alone."""
+    return (int.from_bytes(blake2b(name.encode(), digest_size=7).digest()) >> 3) * 2.0**-53
 
 
 class Frozen(Gate):

@@ -44,8 +44,9 @@ class Rate(NamedTuple):
         """Its 95% interval, see `effective_size`; [0, 1] without a decision."""
         if not self.n:
             return 0.0, 1.0
-        size = self.n if self.effective is None else self.effective
-        return exact_interval(self.hits * size / self.n, size)
+        if self.effective is None:
+            return exact_interval(self.hits, self.n)
+        return exact_interval(self.hits / self.n * self.effective, self.effective)  # in this order never too many
 
 
 def exact_interval(hits: float, n: float, level: float = LEVEL) -> tuple[float, float]:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from a1_sgl.conformal.bank import is_finite
+from a1_sgl.registry import Registry
 
 WINDOW = 16
 TAIL = 16
@@ -111,7 +112,7 @@ _ASKED: dict[Need, str] = {
     "first": "the draft's likeliest first tokens",
 }
 
-SCORES: dict[str, Score] = {}
+SCORES: Registry[Score] = Registry("score")
 
 
 def score(
@@ -124,9 +125,7 @@ def score(
     """
 
     def register(function: Callable[[Evidence], float]) -> Callable[[Evidence], float]:
-        if name in SCORES:
-            raise ValueError(f"there is a score {name!r} already")
-        SCORES[name] = Score(name, about, function, needs)
+        SCORES.add(name, Score(name, about, function, needs))
         return function
 
     return register
@@ -138,9 +137,7 @@ def find_score(name: str) -> Score:
     Raises:
         ValueError: there is none.
     """
-    if name not in SCORES:
-        raise ValueError(f"unknown score {name!r}; known: {', '.join(SCORES)}")
-    return SCORES[name]
+    return SCORES.find(name)
 
 
 def _mean(losses: tuple[float, ...] | None) -> float:

@@ -18,6 +18,7 @@ from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING
 
 from a1_sgl.answers import bare, final_answer
+from a1_sgl.registry import Registry
 from a1_sgl.session import judge
 from a1_sgl.types import Chunk
 
@@ -36,7 +37,7 @@ class Audit:
     of: Of
 
 
-AUDITS: dict[str, Audit] = {}
+AUDITS: Registry[Audit] = Registry("audit")
 
 
 def audit(name: str, about: str) -> Callable[[Of], Of]:
@@ -47,9 +48,7 @@ def audit(name: str, about: str) -> Callable[[Of], Of]:
     """
 
     def register(function: Of) -> Of:
-        if name in AUDITS:
-            raise ValueError(f"there is an audit {name!r} already")
-        AUDITS[name] = Audit(name, about, function)
+        AUDITS.add(name, Audit(name, about, function))
         return function
 
     return register
@@ -61,9 +60,7 @@ def find_audit(name: str) -> Audit:
     Raises:
         ValueError: there is none.
     """
-    if name not in AUDITS:
-        raise ValueError(f"unknown audit {name!r}; known: {', '.join(AUDITS)}")
-    return AUDITS[name]
+    return AUDITS.find(name)
 
 
 @audit("rewrite", "the target writes the chunk anew, and it must come to the same")

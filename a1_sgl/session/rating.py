@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from a1_sgl.registry import Registry
 from a1_sgl.session import judge
 from a1_sgl.session.chain import Chain
 from a1_sgl.session.roles import Role
@@ -30,7 +31,7 @@ class Rate:
     of: Of
 
 
-RATES: dict[str, Rate] = {}
+RATES: Registry[Rate] = Registry("rate")
 
 
 def rate(name: str, about: str) -> Callable[[Of], Of]:
@@ -41,9 +42,7 @@ def rate(name: str, about: str) -> Callable[[Of], Of]:
     """
 
     def register(function: Of) -> Of:
-        if name in RATES:
-            raise ValueError(f"there is a rate {name!r} already")
-        RATES[name] = Rate(name, about, function)
+        RATES.add(name, Rate(name, about, function))
         return function
 
     return register
@@ -55,9 +54,7 @@ def find_rate(name: str) -> Rate:
     Raises:
         ValueError: there is none.
     """
-    if name not in RATES:
-        raise ValueError(f"unknown rate {name!r}; known: {', '.join(RATES)}")
-    return RATES[name]
+    return RATES.find(name)
 
 
 def likelihood(chain: Chain, role: Role) -> tuple[float, Call]:

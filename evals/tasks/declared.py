@@ -32,7 +32,7 @@ from a1_sgl.evals import chain, exact, generated, grading, stories
 from a1_sgl.evals.tasks import rows
 from a1_sgl.evals.tasks.task import Levels, Messages, Task
 from a1_sgl.programs.chunking import CHUNKINGS
-from a1_sgl.session import AUDITS, Query
+from a1_sgl.session import Query, find_audit
 from a1_sgl.types import Question
 
 HERE = Path(__file__).parent
@@ -114,8 +114,7 @@ class Declaration(_Declared):
             raise ValueError(f"unknown chunking {self.chunking!r}; known: {', '.join(CHUNKINGS)}")
         if (self.fields.level is None) != (self.levels is None) and self.source.hub:
             raise ValueError("field `level` and `levels` go together")
-        if self.audit not in AUDITS:
-            raise ValueError(f"unknown audit {self.audit!r}; known: {', '.join(AUDITS)}")
+        find_audit(self.audit)
         if self.audit == exact.NAME and self.source.hub:
             raise ValueError(f"audit {exact.NAME} checks steps of generated tasks alone")
         if bool(self.fields.wrong) != (self.grader == "choice"):

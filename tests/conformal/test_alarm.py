@@ -9,6 +9,7 @@ from scipy.stats import binomtest
 from a1_sgl.conformal import (
     Gate,
     GuardedGate,
+    MondrianBank,
     Place,
     ScoreBank,
     SleeperStayer,
@@ -92,6 +93,16 @@ def test_recalibrating_puts_the_last_questions_scores_into_the_bank(online):
             assert fixed.bank.scores() == sorted(scores[i + 1 - LEARN : i + 1])
     assert len(gate.alarms) == 1
     assert len(fixed.bank) == LEARN + online * (299 - at - LEARN)
+
+
+def test_recalibrating_keeps_nothing_of_questions_that_have_ended():
+    bank = MondrianBank("question")
+    gate = guarded("recalibrate", Gate(0.3, bank))
+    for i, score in enumerate(drifting(300, 60)):
+        ask(gate, score, i)
+    assert gate.alarms
+    assert bank.state()["categories"] == []
+    assert bank.state()["parent"] != []
 
 
 def test_a_gate_that_recalibrated_ranks_among_what_is_usual_now():

@@ -68,6 +68,15 @@ def test_intervals_take_effective_sizes_and_refuse_what_is_no_rate():
             exact_interval(hits, n)
 
 
+@given(st.integers(1, 10**6), st.floats(0, 1), st.data())
+def test_a_rate_of_any_effective_size_has_an_interval(n, share, data):
+    """Rounding takes no count past its size: 5 of 5 at a size of 21.7208... once was more than all."""
+    hits = data.draw(st.integers(0, n) | st.just(n))
+    low, high = Rate(hits, n, max(1.0, n * share)).interval()
+    assert 0 <= low <= high <= 1
+    assert (low == 0, high == 1) == (hits == 0, hits == n)
+
+
 def test_the_summary_is_that_of_the_interval():
     low, high = Rate(3, 10, 5.0).interval()
     assert summary(Rate(3, 10, 5.0, 0.2)) == {

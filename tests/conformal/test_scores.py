@@ -73,7 +73,7 @@ def test_a_score_is_added_in_five_lines(registry):
     assert find_score("median")(Evidence((1.0, 9.0, 2.0))) == 2.0
     assert (registry["median"].about, registry["median"].needs) == ("median loss", ("target",))
     assert median(Evidence((4.0,))) == 4.0
-    with pytest.raises(ValueError, match="'median' already"):
+    with pytest.raises(ValueError, match="the score 'median' is there already"):
         score("median", "again")(median)
 
 

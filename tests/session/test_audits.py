@@ -171,7 +171,7 @@ def test_names():
     assert find_audit("rewrite").name == "rewrite"
     with pytest.raises(ValueError, match="unknown audit 'rewrit'; known: rewrite, judge"):
         find_audit("rewrit")
-    with pytest.raises(ValueError, match="there is an audit 'judge' already"):
+    with pytest.raises(ValueError, match="the audit 'judge' is there already"):
         audit("judge", "again")(lambda chain, chunk: True)
     with pytest.raises(ValueError, match="unknown audit"):
         Query.of("q", 1, audit="none")
