@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sysconfig
+import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -33,3 +36,38 @@ class ChainAborted(A1Error):
     def __init__(self, message: str, spent: Spent | None = None) -> None:
         super().__init__(message)
         self.spent = spent
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def told(error: BaseException) -> str:
+    """An error in one line. Of one that is not of this library's making it says where: its last frame in a user's file,
+    or, if it has none, the last of all."""
+    what = f"{type(error).__name__}: {' '.join(str(error).split())}" if str(error) else type(error).__name__
+    if isinstance(error, A1Error):
+        return what
+    if isinstance(error, SyntaxError) and error.filename:  # it says the line itself, but not the whole path
+        return f"{type(error).__name__}: {error.msg} ({_shown(error.filename)}:{error.lineno})"
+    frames = list(traceback.walk_tb(error.__traceback__))
+    if not frames:
+        return what
+    users = [one for one in frames if _is_users(one[0].f_globals, one[0].f_code.co_filename)]
+    frame, line = (users or frames)[-1]
+    return f"{what} ({_shown(frame.f_code.co_filename)}:{line})"
+
+
+def _is_users(module: dict[str, object], file: str) -> bool:
+    ours = str(module.get("__name__")).partition(".")[0] == "a1_sgl"
+    return not ours and not file.startswith(("<", *_INSTALLED))
+
+
+_INSTALLED = tuple({f"{sysconfig.get_path(name)}/" for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+
+
+def _shown(file: str) -> str:
+    """A path from here, if it leads down."""
+    path, here = Path(file), Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)

@@ -14,8 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from scipy.special import betaln
-from scipy.stats import beta
+import scipy
 
 
 class Finished(Protocol):
@@ -87,7 +86,7 @@ class Certain:
 
 def _log_wealth(hits: int, votes: int) -> float:
     a, b = hits + 1, votes - hits + 1
-    return float((votes + 1) * math.log(2) + betaln(a, b) + beta.logsf(0.5, a, b))
+    return float((votes + 1) * math.log(2) + scipy.special.betaln(a, b) + scipy.stats.beta.logsf(0.5, a, b))
 
 
 def _votes(finished: Sequence[Finished]) -> list[str]:

@@ -18,7 +18,7 @@ from typing import Any
 
 from a1_sgl.compare import differences
 from a1_sgl.conformal import FROZEN, Card, Certificate, Trial, questions_needed, regressions
-from a1_sgl.errors import A1Error, ConfigError
+from a1_sgl.errors import A1Error, ConfigError, first_line
 from a1_sgl.evals.environment import packages
 from a1_sgl.evals.metrics import chains_by_question, voted
 from a1_sgl.evals.runner import Eval, Progress, evaluate
@@ -237,7 +237,7 @@ def _begin(what: Certification, settled: dict[str, Any], out: Path, held: ExitSt
     except (OSError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, ConfigError):
             raise
-        raise ConfigError(f"{out} cannot be used: {files.first_line(error)}") from error
+        raise ConfigError(f"{out} cannot be used: {first_line(error)}") from error
 
 
 def _write(out: Path, settled: dict[str, Any], ends: Sequence[int], trials: Sequence[Trial]) -> None:
@@ -246,4 +246,4 @@ def _write(out: Path, settled: dict[str, Any], ends: Sequence[int], trials: Sequ
     try:
         files.replace(path, (json.dumps(content, indent=1) + "\n").encode())
     except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {files.first_line(error)}; the same command goes on") from error
+        raise ConfigError(f"{path} cannot be written: {first_line(error)}; the same command goes on") from error

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from a1_sgl.evals import chain as chains
 from a1_sgl.evals import stories
-from a1_sgl.session import Chain, audit
+from a1_sgl.session import audit
 from a1_sgl.types import Chunk, Question
+
+if TYPE_CHECKING:
+    from a1_sgl.session import Chain
 
 NAME = "exact"
 

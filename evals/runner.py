@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -28,7 +29,7 @@ from a1_sgl.conformal import (
 )
 from a1_sgl.conformal.alarm import ACTIONS
 from a1_sgl.engine import Scope, ended, stack, submit
-from a1_sgl.errors import ChainAborted, ConfigError, RecordFault
+from a1_sgl.errors import ChainAborted, ConfigError, RecordFault, told
 from a1_sgl.evals.accounting import joules
 from a1_sgl.evals.environment import environment, fingerprint, packages
 from a1_sgl.evals.exact import NAME as EXACT
@@ -51,6 +52,8 @@ from a1_sgl.types import (
     unanswered,
 )
 from a1_sgl.voting import find_vote
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -207,7 +210,8 @@ class Eval:
     @property
     def score(self) -> str:
         """Name of the score that the gate sees."""
-        return str(self.arguments.get("score", "mean_loss"))
+        default = self.strategy.default("score") if "score" in self.strategy.own else "mean_loss"
+        return str(self.arguments.get("score", default))
 
     @property
     def stop(self) -> list[str]:
@@ -493,7 +497,8 @@ class _Run:
         except (ConfigError, RecordFault) as error:  # no question would fare better
             self._stop(error)
         except Exception as error:  # the prompt failed, or every chain did; the others go on
-            self._lost(question, samples, f"{type(error).__name__}: {error}")
+            log.debug("question %s failed", question.id, exc_info=error)
+            self._lost(question, samples, told(error))
         finally:
             self._open.pop(question.id, None)
             self._one_ended()

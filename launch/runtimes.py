@@ -18,8 +18,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-import httpx
 import psutil
 
 from a1_sgl.errors import ConfigError, RuntimeFault
@@ -40,6 +40,7 @@ _CAUSES = {
     "No module named": "the installation is incomplete; delete .venv and run make again",
     "is a stand-in on this CPU machine": "a CUDA kernel was asked for on a CPU machine; see launch/cpu_engine.py",
 }
+_KILLED = "somebody killed it, or the system did because memory ran out"
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ class Running:
 
     def healthy(self) -> bool:
         """Whether it answers requests."""
+        import httpx  # here, so that no help text waits for it
+
         try:
             return httpx.get(f"{self.url}/health", timeout=2.0, trust_env=False).status_code == 200
         except httpx.HTTPError:
@@ -125,6 +128,8 @@ def _metrics(spec: Spec, logs: Path) -> Path:
 
 def _start(spec: Spec, logs: Path) -> tuple[subprocess.Popen[bytes], Running]:
     port, log = _free_port(), logs / f"{spec.name}.log"
+    if log.exists():  # that of the last one may be what says why it ended
+        log.replace(log.with_suffix(".previous.log"))
     local = Path(spec.model).is_dir()
     command = [sys.executable, "-m", "a1_sgl.launch.serve", "--model-path", spec.model, "--port", str(port)]
     # With metrics an answer says how long its request lay in the queue.
@@ -174,10 +179,20 @@ def _wait(
         time.sleep(0.5)
 
 
-def _post_mortem(one: Running, what: str) -> str:
+def obituary(one: Running) -> str:
+    """What is known of a runtime of this process that ended by itself: how, the end of its log, the likely cause."""
+    status = None
+    with contextlib.suppress(psutil.Error):
+        status = psutil.Process(one.pid).wait(0)  # a child's, and read once
+    if status is not None and status < 0:
+        return _post_mortem(one, f"was ended by signal {-status}", _KILLED if -status == signal.SIGKILL else None)
+    return _post_mortem(one, f"ended by itself{'' if status is None else f' with status {status}'}")
+
+
+def _post_mortem(one: Running, what: str, cause: str | None = None) -> str:
     text = Path(one.log).read_text(errors="replace")
-    tail = "\n".join(f"  | {line}" for line in text.splitlines()[-15:])
-    cause = next((fix for sign, fix in _CAUSES.items() if sign in text), "see the log")
+    tail = "\n".join(f"  | {line}" for line in text.splitlines()[-15:]) or "  | (its log is empty)"
+    cause = next((fix for sign, fix in _CAUSES.items() if sign in text), cause or "see the log")
     return f"{one.name} runtime ({one.model}) {what}.\n{tail}\nlikely cause: {cause}\nfull log: {one.log}"
 
 
@@ -220,7 +235,11 @@ class State:
     def write(self, running: Sequence[Running]) -> None:
         """Records `running`, with this process as their launcher."""
         me = psutil.Process()
-        record = {"launcher": {"pid": me.pid, "born": me.create_time()}, "runtimes": [asdict(one) for one in running]}
+        self._write(
+            {"launcher": {"pid": me.pid, "born": me.create_time()}, "runtimes": [asdict(one) for one in running]}
+        )
+
+    def _write(self, record: Mapping[str, Any]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         draft = self.path.with_suffix(".tmp")
         draft.write_text(json.dumps(record, indent=2) + "\n")
@@ -233,6 +252,16 @@ class State:
             ConfigError: the file cannot be read.
         """
         return [Running(**one) for one in self._read().get("runtimes", [])]
+
+    def end(self, what: str) -> None:
+        """Records why the runtimes ended; they stay on record, and `ended` says it."""
+        files = {path.stem: str(path) for path in (self.folder / "logs").glob("*.log")}
+        self._write(self._read() | {"ended": {"at": time.time(), "what": what, "logs": files}})
+
+    @property
+    def ended(self) -> dict[str, Any] | None:
+        """Why the runtimes that are on record ended by themselves, if they did: ``at``, ``what`` and their ``logs``."""
+        return self._read().get("ended")
 
     def launcher_alive(self) -> bool:
         """Whether the launcher still runs."""
@@ -258,7 +287,7 @@ class State:
         """Forgets the runtimes."""
         self.path.unlink(missing_ok=True)
 
-    def _read(self) -> dict:  # type: ignore[type-arg]
+    def _read(self) -> dict[str, Any]:
         try:
             record = json.loads(self.path.read_text())
         except FileNotFoundError:

@@ -10,34 +10,43 @@ Out: a `Result` as the state's ``ret_value``; `Program.stream` yields the events
 ``astream`` do the same for code with ``await``.
 """
 
-from a1_sgl import session as _session  # noqa: F401  before sglang, so that it can be without a GPU
-from a1_sgl.programs.a1 import a1
-from a1_sgl.programs.a1_lookahead import a1_lookahead
-from a1_sgl.programs.a1_sync import a1_sync
-from a1_sgl.programs.beam_search import beam_search
-from a1_sgl.programs.best_of_n import best_of_n
-from a1_sgl.programs.budget_forcing import budget_forcing
-from a1_sgl.programs.chunking import CHUNKINGS, stop_strings
-from a1_sgl.programs.contract import Program, find_program, program
-from a1_sgl.programs.direct import direct
-from a1_sgl.programs.dvts import dvts
-from a1_sgl.programs.route import route
-from a1_sgl.programs.self_consistency import self_consistency
-from a1_sgl.programs.self_reject import self_reject
-from a1_sgl.programs.self_reject_fork import self_reject_fork
-from a1_sgl.programs.spec_reason import spec_reason
-from a1_sgl.programs.speculative_thinking import speculative_thinking
-from a1_sgl.programs.tree_of_thought import tree_of_thought
+from typing import TYPE_CHECKING
 
-_ALL = (
-    direct, self_consistency, best_of_n, beam_search, dvts, tree_of_thought, budget_forcing, self_reject,
-    self_reject_fork, a1, a1_sync, a1_lookahead, spec_reason, speculative_thinking, route,
+from a1_sgl import session as _session  # noqa: F401  before sglang, so that it can be without a GPU
+from a1_sgl.lazy import lazy
+from a1_sgl.programs.chunking import CHUNKINGS, stop_strings
+
+if TYPE_CHECKING:
+    from a1_sgl.programs.a1 import a1
+    from a1_sgl.programs.a1_lookahead import a1_lookahead
+    from a1_sgl.programs.a1_sync import a1_sync
+    from a1_sgl.programs.beam_search import beam_search
+    from a1_sgl.programs.best_of_n import best_of_n
+    from a1_sgl.programs.budget_forcing import budget_forcing
+    from a1_sgl.programs.contract import Program, find_program, program
+    from a1_sgl.programs.direct import direct
+    from a1_sgl.programs.dvts import dvts
+    from a1_sgl.programs.library import PROGRAMS
+    from a1_sgl.programs.route import route
+    from a1_sgl.programs.self_consistency import self_consistency
+    from a1_sgl.programs.self_reject import self_reject
+    from a1_sgl.programs.self_reject_fork import self_reject_fork
+    from a1_sgl.programs.spec_reason import spec_reason
+    from a1_sgl.programs.speculative_thinking import speculative_thinking
+    from a1_sgl.programs.tree_of_thought import tree_of_thought
+
+NAMES = (
+    "direct", "self_consistency", "best_of_n", "beam_search", "dvts", "tree_of_thought", "budget_forcing",
+    "self_reject", "self_reject_fork", "a1", "a1_sync", "a1_lookahead", "spec_reason", "speculative_thinking", "route",
 )  # fmt: skip
-PROGRAMS = {one.name: one for one in _ALL}
-"""The library's programs by name."""
+"""The library's programs, each in the file of its name."""
+
+_CONTRACT = dict.fromkeys(("Program", "find_program", "program"), "contract")
+lazy(__name__, {name: name for name in NAMES} | {"PROGRAMS": "library"} | _CONTRACT)  # they need sglang
 
 __all__ = [
     "CHUNKINGS",
+    "NAMES",
     "PROGRAMS",
     "Program",
     "a1",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sglang as sgl
 from sglang.lang.interpreter import ProgramState
 
-from a1_sgl.conformal import Decider, find_score
+from a1_sgl.conformal import Decider
 from a1_sgl.errors import ConfigError
 from a1_sgl.programs.contract import program
 from a1_sgl.programs.steps import redraw
@@ -54,16 +54,15 @@ def a1(
         raise ConfigError(f"unknown take-over {take_over!r}; known: {', '.join(TAKE_OVERS)}")
     if presample < 0:
         raise ConfigError(f"presample must not be negative, not {presample}")
-    scored = find_score(score)
 
     def rehearse(chain: Chain) -> None:
-        chain.calibrate(chain.draft(draft_tokens), gate, score=scored)
+        chain.calibrate(chain.draft(draft_tokens), gate, score=score)
 
     def body(chain: Chain) -> None:
         for _ in range(turns):
             if take_over == "resample":
-                redraw(chain, gate, draft_tokens, retries, scored)
-            elif chain.judge(chain.draft(draft_tokens), gate, score=scored, replace=take_over == "replace"):
+                redraw(chain, gate, draft_tokens, retries, score)
+            elif chain.judge(chain.draft(draft_tokens), gate, score=score, replace=take_over == "replace"):
                 chain.target(target_tokens)
             if chain.end_turn():
                 break

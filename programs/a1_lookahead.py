@@ -9,7 +9,7 @@ from __future__ import annotations
 import sglang as sgl
 from sglang.lang.interpreter import ProgramState
 
-from a1_sgl.conformal import Decider, find_score
+from a1_sgl.conformal import Decider
 from a1_sgl.errors import ConfigError
 from a1_sgl.programs.contract import program
 from a1_sgl.session import Chain, Query, run_chains
@@ -43,7 +43,6 @@ def a1_lookahead(
     """
     if take_over not in ("continue", "replace"):
         raise ConfigError(f"unknown take-over {take_over!r}; known: continue, replace")
-    by = find_score(score)
 
     def body(chain: Chain) -> None:
         chunk = chain.draft(draft_tokens)
@@ -52,7 +51,7 @@ def a1_lookahead(
             if chain.ending is None and turn + 1 < turns:
                 ahead = chain.fork()
                 ahead.begin(ahead.roles.writer, draft_tokens)
-            handed = chain.judge(chunk, gate, score=by, replace=take_over == "replace")
+            handed = chain.judge(chunk, gate, score=score, replace=take_over == "replace")
             if handed:
                 if ahead is not None:
                     ahead.stop()

@@ -9,7 +9,6 @@ import sglang as sgl
 from scipy.special import softmax
 from sglang.lang.interpreter import ProgramState
 
-from a1_sgl.conformal import find_score
 from a1_sgl.errors import ConfigError
 from a1_sgl.programs.contract import program
 from a1_sgl.session import Group, Query, Scored
@@ -46,12 +45,11 @@ def a1_sync(
         raise ConfigError(f"unknown take-over {take_over!r}; known: continue, replace")
     if not 0 <= budget <= query.chains:
         raise ConfigError(f"budget must lie between 0 and samples = {query.chains}, not {budget}")
-    by = find_score(score)
     with Group(s, query) as group:
         for _ in range(turns):
             if not (going := [chain for chain in group.chains if chain.ending is None]):
                 break
-            scored = group.each(lambda chain: chain.score(chain.draft(draft_tokens), by), going)
+            scored = group.each(lambda chain: chain.score(chain.draft(draft_tokens), score), going)
             shares = softmax([one.value for one in scored])
             ranked = sorted(range(len(going)), key=lambda i: -shares[i])
             handed = []

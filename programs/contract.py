@@ -10,7 +10,7 @@ import queue
 import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, cast
@@ -18,10 +18,10 @@ from typing import Any, Literal, cast
 from sglang.lang.interpreter import ProgramState
 from sglang.lang.ir import SglFunction
 
-from a1_sgl.conformal import SCORES, Decider, TwoStage
+from a1_sgl.conformal import Decider, TwoStage, find_score
 from a1_sgl.engine import aside, stack, submit, wait
 from a1_sgl.engine.loop import elsewhere
-from a1_sgl.errors import ConfigError
+from a1_sgl.errors import ConfigError, told
 from a1_sgl.session import Backend, Query
 from a1_sgl.types import Event, Listener, Question, Result
 
@@ -209,10 +209,14 @@ class Program:
             )
 
     def logprobs(self, gate: Decider | None, score: str | None = None) -> int | None:
-        """What is asked of the writer's generations, as in `Query`: for `gate`, and for `score` if it has that."""
+        """What is asked of the writer's generations, as in `Query`: for `gate`, and for `score` if it has that.
+
+        Raises:
+            ValueError: there is no such score.
+        """
         by = [gate.first] if isinstance(gate, TwoStage) else []
-        if "score" in self.own and (found := SCORES.get(score or self.default("score"))) is not None:
-            by.append(found)
+        if "score" in self.own:
+            by.append(find_score(score or self.default("score")))
         return max((one.likeliest for one in by if one.likeliest is not None), default=None)
 
     @cached_property
@@ -319,7 +323,8 @@ def find_program(name: str) -> Program:
     file = Path(path)
     if not file.is_file():
         raise ConfigError(f"program {name!r}: there is no file {path}")
-    module = _load(file)
+    source = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    module = _load(file.resolve(), source)
     found = getattr(module, inner, None)
     if isinstance(found, SglFunction):
         raise ConfigError(
@@ -329,11 +334,17 @@ def find_program(name: str) -> Program:
     if not isinstance(found, Program):
         known = [key for key, value in vars(module).items() if isinstance(value, Program)]
         raise ConfigError(f"program {name!r}: {path} has no program {inner!r}; it has {', '.join(known) or 'none'}")
-    return replace(found, source=hashlib.sha256(file.read_bytes()).hexdigest()[:16])
+    return replace(found, source=source)
 
 
-def _load(file: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"a1_sgl_user_{file.stem}", file)
+@cache  # what a file registers, such as a score, it can register once
+def _load(file: Path, source: str) -> ModuleType:
+    """The module that `file` is while it has that hash; the script that runs, if it is that."""
+    main = sys.modules["__main__"]
+    if Path(getattr(main, "__file__", None) or "").resolve() == file:
+        return main
+    where = hashlib.sha256(str(file.parent).encode()).hexdigest()[:8]
+    spec = importlib.util.spec_from_file_location(f"a1_sgl_user_{where}_{file.stem}", file)
     if spec is None or spec.loader is None:
         raise ConfigError(f"{file} is not a Python file")
     module = importlib.util.module_from_spec(spec)
@@ -341,5 +352,5 @@ def _load(file: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # whatever a user's file raises
-        raise ConfigError(f"{file} cannot be loaded: {type(error).__name__}: {error}") from error
+        raise ConfigError(f"{file} cannot be loaded: {told(error)}") from error
     return module

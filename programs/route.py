@@ -10,7 +10,7 @@ import statistics
 import sglang as sgl
 from sglang.lang.interpreter import ProgramState
 
-from a1_sgl.conformal import Decider, Decision, find_score
+from a1_sgl.conformal import Decider, Decision
 from a1_sgl.errors import ConfigError
 from a1_sgl.programs.contract import program
 from a1_sgl.session import Chain, Group, Query
@@ -51,11 +51,11 @@ def route(
         raise ConfigError(f"unknown take-over {take_over!r}; known: continue, replace")
     if not 0 <= hard <= easy <= 1:
         raise ConfigError(f"hard and easy must satisfy 0 <= hard <= easy <= 1, not {hard} and {easy}")
-    by, replace = find_score(score), take_over == "replace"
+    replace = take_over == "replace"
 
     def first(chain: Chain) -> Decision:
         chunk = chain.draft(draft_tokens)
-        return chain.ask(chunk, chain.score(chunk, by), gate)
+        return chain.ask(chunk, chain.score(chunk, score), gate)
 
     def by_target(chain: Chain) -> None:
         chain.drop(chain.chunks[-1])
@@ -74,7 +74,7 @@ def route(
                 chain.drop(chain.chunks[-1])
             chain.target(target_tokens)
         while not chain.end_turn() and chain.turn < turns:
-            if chain.judge(chain.draft(draft_tokens), gate, score=by, replace=replace):
+            if chain.judge(chain.draft(draft_tokens), gate, score=score, replace=replace):
                 chain.target(target_tokens)
 
     with Group(s, query) as group:

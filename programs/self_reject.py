@@ -8,7 +8,7 @@ from __future__ import annotations
 import sglang as sgl
 from sglang.lang.interpreter import ProgramState
 
-from a1_sgl.conformal import Decider, find_score
+from a1_sgl.conformal import Decider
 from a1_sgl.programs.contract import program
 from a1_sgl.programs.steps import redraw
 from a1_sgl.session import Chain, Query, run_chains
@@ -37,11 +37,10 @@ def self_reject(
 
     Use it with one model whose sampling at a warm temperature strays from what it finds likely.
     """
-    scored = find_score(score)
 
     def body(chain: Chain) -> None:
         for _ in range(turns):
-            redraw(chain, gate, draft_tokens, retries, scored)
+            redraw(chain, gate, draft_tokens, retries, score)
             if chain.end_turn():
                 break
 

@@ -10,7 +10,7 @@ import statistics
 import sglang as sgl
 from sglang.lang.interpreter import ProgramState
 
-from a1_sgl.conformal import Decider, find_score
+from a1_sgl.conformal import Decider
 from a1_sgl.programs.contract import program
 from a1_sgl.programs.steps import redraw
 from a1_sgl.session import Chain, Query, run_chains
@@ -44,7 +44,6 @@ def self_reject_fork(
 
     A chain stands in the pool as it was after its last turn. Use it with one model and chains that get stuck.
     """
-    scored = find_score(score)
     pool: dict[int, Chain] = {}
 
     def worth(chain: Chain) -> float:  # lower is better
@@ -62,7 +61,7 @@ def self_reject_fork(
 
     def body(chain: Chain) -> None:
         for _ in range(turns):
-            accepted = redraw(chain, gate, draft_tokens, retries, scored)
+            accepted = redraw(chain, gate, draft_tokens, retries, score)
             over = chain.end_turn()
             if not accepted and (peer := best_peer(chain)) is not None:
                 chain.become(peer)

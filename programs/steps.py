@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from a1_sgl.conformal import UNSEEN, Decider, Score
+from a1_sgl.conformal import UNSEEN, Decider
 from a1_sgl.session import Chain, Group
 
 
@@ -31,7 +31,7 @@ def by_loss(max_tokens: int) -> Callable[[Chain], float]:
     return step
 
 
-def redraw(chain: Chain, gate: Decider, max_tokens: int, retries: int, score: Score) -> bool:
+def redraw(chain: Chain, gate: Decider, max_tokens: int, retries: int, score: str) -> bool:
     """Writes a chunk, and again up to `retries` times while the gate rejects it; of rejected ones the best is kept.
 
     Returns:

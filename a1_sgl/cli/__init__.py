@@ -6,22 +6,40 @@ Modules import what they need inside their commands, so that ``a1 --help`` does 
 from __future__ import annotations
 
 import sys
+import traceback
 from functools import cache
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from a1_sgl.errors import A1Error
+from a1_sgl import __version__
+from a1_sgl.cli.app import App, Screen, quiet, verbose
+from a1_sgl.errors import A1Error, told
 
-app = typer.Typer(
+app = App(
     name="a1",
     help="Test-time scaling with a draft and a target model on SGLang, gated by conformal p-values.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-console = Console()
-errors = Console(stderr=True)
+console = Screen()
+errors = Screen(stderr=True)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"a1-sgl {__version__}")
+        raise typer.Exit
+
+
+@typer.Typer.callback(app)  # the others' options are those of commands
+def _a1(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
 
 
 @cache
@@ -66,8 +84,17 @@ def _register() -> None:
 def main() -> None:
     """Entry point: errors that a user can act on go to stderr in one piece, with exit status 2."""
     _register()
+    quiet()
     try:
         app()
     except A1Error as error:
+        if verbose():
+            traceback.print_exc()
         errors.print(f"a1: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
+    except Exception as error:  # a program's own, or a mistake of ours
+        if verbose():
+            traceback.print_exc()
+        hint = "" if verbose() else "; --verbose shows the traceback"
+        errors.print(f"a1: {told(error)}{hint}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)

@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from a1_sgl.cli import common, console, errors
+from a1_sgl.cli.app import App
 from a1_sgl.cli.progress import progress
 from a1_sgl.cli.runtimes import Runtimes, takes_runtimes
 from a1_sgl.errors import ConfigError
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from a1_sgl.evals.speed.race import Results, Run
     from a1_sgl.evals.speed.rho import Rho
 
-app = typer.Typer(rich_markup_mode=None)
+app = App(rich_markup_mode=None)
 
 
 @app.callback(invoke_without_command=True)
@@ -55,6 +56,8 @@ def bench(
     seed: common.Seed = 0,
     temperature: common.Temperature = None,
     quiet: common.Quiet = False,
+    overwrite: common.Overwrite = False,
+    as_json: common.Json = False,
 ) -> None:  # fmt: skip
     """Compare A1 with the target alone, the draft alone, and other ways to use the two, on the same questions.
 
@@ -77,11 +80,16 @@ def bench(
         temperature=temperature, in_flight=runtimes.in_flight,
     )  # fmt: skip
     with runtimes.connect(None) as backend, terminate_on_sigterm():
+        if overwrite:
+            common.overwrite(out, "settings.json")
         try:
-            results = race(plan, backend, out, lambda name: progress(name, quiet))
+            results = race(plan, backend, out, lambda name: progress(name, quiet or as_json))
         except Interrupted as stop:
             errors.print(f"{stop}; the same command goes on", markup=False, highlight=False, soft_wrap=True)
             raise typer.Exit(130) from None
+    if as_json:
+        typer.echo(results.model_dump_json())
+        return
     show(results)
     console.print(f"runs and results.json: {out}", highlight=False, soft_wrap=True)
 
@@ -185,6 +193,7 @@ def rho(
     chunk: Annotated[int, typer.Option(help="Tokens in a chunk that the conclusion is for.")] = 64,
     seconds: Annotated[float, typer.Option(help="When they are over, what is left is left out.")] = 120.0,
     seed: Annotated[int, typer.Option(help="Draws the tokens.")] = 0,
+    as_json: common.Json = False,
 ) -> None:
     """Measure what verifying costs the target over what writing costs it: where A1 pays, and by how much.
 
@@ -203,10 +212,14 @@ def rho(
     if more:
         raise ConfigError("rho is measured on one runtime; name one --target")
     found = wait(_measure(url, runtimes, seconds, seed))
+    kept = found.save(runtimes.state)
+    if as_json:
+        typer.echo(found.model_dump_json())
+        return
     show_rho(found)
     console.print()
     _say(f"{found.says(runtimes.in_flight, chunk, alpha)}.")
-    console.print(f"kept: {found.save(runtimes.state)}", highlight=False, soft_wrap=True)
+    console.print(f"kept: {kept}", highlight=False, soft_wrap=True)
 
 
 async def _measure(url: str, runtimes: Runtimes, seconds: float, seed: int) -> Rho:

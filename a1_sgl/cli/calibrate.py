@@ -39,6 +39,8 @@ def calibrate(
     set_: common.Parameters = None,
     quiet: common.Quiet = False,
     recipe: common.RecipeName = None,
+    overwrite: common.Overwrite = False,
+    as_json: common.Json = False,
 ) -> None:
     """Run a program on calibration questions and write a card with every chunk's score."""
     from a1_sgl.cli.launch import terminate_on_sigterm
@@ -56,13 +58,20 @@ def calibrate(
     )  # fmt: skip
     with runtimes.connect(plan.runtime) as backend, terminate_on_sigterm():
         common.check_recipe(recipe, plan, backend)
+        if overwrite:
+            common.overwrite(out, "run.json")
         try:
-            with progress("calibrate", quiet) as shown:
+            with progress("calibrate", quiet or as_json) as shown:
                 card, summary = run(plan, backend, out, shown)
         except Interrupted as stop:
             errors.print(f"{stop}; the same command goes on", markup=False, highlight=False, soft_wrap=True)
             raise typer.Exit(130) from None
     card.save(out / "card.json")
+    if as_json:
+        common.as_json({"card": str(out / "card.json"), "scores": len(card.scores), "questions": len(card.questions),
+                        "smallest_alpha": card.smallest_alpha, "summary": summary})  # fmt: skip
+        common.report_losses(summary, as_json)
+        return
     console.print(
         f"{len(card.scores):,} scores from {len(card.questions)} questions, take-over rate "
         f"{common.percent(summary['take_over'], 'realised')} at alpha {card.alpha:g}\n"

@@ -51,6 +51,7 @@ def certify(
     set_: common.Parameters = None,
     quiet: common.Quiet = False,
     recipe: common.RecipeName = None,
+    as_json: common.Json = False,
 ) -> None:
     """Certify that a frozen gate loses few answers: questions that the target alone gets right and the program wrong.
 
@@ -79,12 +80,16 @@ def certify(
     with runtimes.connect(what.plan.runtime) as backend, terminate_on_sigterm():
         common.check_recipe(recipe, what.plan, backend)
         try:
-            with progress("certify", quiet) as shown:
+            with progress("certify", quiet or as_json) as shown:
                 trials, certified = run(what, backend, out, shown)
         except Interrupted as stop:
             errors.print(f"{stop}; the same command goes on", markup=False, highlight=False, soft_wrap=True)
             raise typer.Exit(130) from None
-    _show(what, trials, certified, out / "card.json")
+    if as_json:
+        card_path = str(out / "card.json") if certified is not None else None
+        common.as_json({"epsilon": epsilon, "delta": delta, "trials": list(trials), "card": card_path})
+    else:
+        _show(what, trials, certified, out / "card.json")
     if certified is None:
         raise typer.Exit(1)
 

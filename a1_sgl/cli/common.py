@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Sequence
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
-from a1_sgl.cli import console
+from a1_sgl.cli import complete, console
+from a1_sgl.cli.app import SET
 from a1_sgl.conformal.gates import DEFAULT, FROZEN
 from a1_sgl.errors import ConfigError
 
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     from a1_sgl.session import Backend
 
 StateDir = Annotated[Path, typer.Option("--state", help="Folder where `a1 launch` notes its runtimes.")]
-TaskName = Annotated[str, typer.Option("--task", help="What to solve; see `a1 tasks`.")]
+TaskName = Annotated[str, typer.Option("--task", help="What to solve; see `a1 tasks`.", autocompletion=complete.tasks)]
 Seed = Annotated[int, typer.Option(help="Draws the questions and the gate's smoothing numbers.")]
 Questions = Annotated[int | None, typer.Option(help="How many questions. [default: all; 100 that are generated]")]
 Data = Annotated[
@@ -37,28 +40,64 @@ Levels = Annotated[str | None, typer.Option(help="Difficulties, as FIRST:LAST. [
 Temperature = Annotated[float | None, typer.Option(help="Sampling temperature. [default: the task's]")]
 TopP = Annotated[float, typer.Option(help="Nucleus sampling.")]
 Program = Annotated[
-    str, typer.Option("--program", help="How to solve; see `a1 programs`. Or yours: path/to/file.py:NAME.")
-]
+    str,
+    typer.Option(
+        "--program", help="How to solve; see `a1 programs`. Or yours: path/to/file.py:NAME.",
+        autocompletion=complete.programs,
+    ),
+]  # fmt: skip
 RuntimeName = Annotated[
     str | None,
-    typer.Option("--runtime", help="draft, target or both. [default: both if the target writes too, else target]"),
-]
+    typer.Option(
+        "--runtime", help="draft, target or both. [default: both if the target writes too, else target]",
+        autocompletion=complete.runtimes,
+    ),
+]  # fmt: skip
 Vote = Annotated[
-    str | None, typer.Option(help="How chains make an answer; see `a1 votes`. [default: the program's way]")
+    str | None,
+    typer.Option(
+        help="How chains make an answer; see `a1 votes`. [default: the program's way]", autocompletion=complete.votes
+    ),
 ]
 Rate = Annotated[
-    str | None, typer.Option(help="How chains are rated for the vote; see `a1 votes`. [default: the program's way]")
+    str | None,
+    typer.Option(
+        help="How chains are rated for the vote; see `a1 votes`. [default: the program's way]",
+        autocompletion=complete.rates,
+    ),
 ]
 Chunking = Annotated[
-    str | None, typer.Option(help="What ends a chunk: tokens, step, line or sentence. [default: the task's way]")
+    str | None,
+    typer.Option(
+        help="What ends a chunk: tokens, step, line or sentence. [default: the task's way]",
+        autocompletion=complete.chunkings,
+    ),
 ]
-Parameters = Annotated[list[str] | None, typer.Option("--set", help="A parameter of the program, as NAME=VALUE.")]
+
+
+def _with_file(context: typer.Context, given: list[str] | None) -> list[str] | None:
+    """Parameters of an options file, then those of the command line, which go before them."""
+    return [*context.meta.get(SET, ()), *(given or ())] or None
+
+
+Parameters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="A parameter of the program, as NAME=VALUE.", callback=_with_file,
+        autocompletion=complete.parameters,
+    ),
+]  # fmt: skip
 Alpha = Annotated[float, typer.Option(help="Nominal take-over rate, between 0 and 1.")]
-GateName = Annotated[str, typer.Option("--gate", help="How alpha is held; see `a1 gates`.")]
+GateName = Annotated[
+    str, typer.Option("--gate", help="How alpha is held; see `a1 gates`.", autocompletion=complete.gates)
+]
 CardGate = Annotated[
     str | None,
-    typer.Option("--gate", help=f"How alpha is held; see `a1 gates`. [default: {FROZEN} if certified, else {DEFAULT}]"),
-]
+    typer.Option(
+        "--gate", help=f"How alpha is held; see `a1 gates`. [default: {FROZEN} if certified, else {DEFAULT}]",
+        autocompletion=complete.gates,
+    ),
+]  # fmt: skip
 CardAlpha = Annotated[
     float | None,
     typer.Option("--alpha", help="Nominal take-over rate. [default: as certified, else the card's, else 0.25]"),
@@ -71,6 +110,7 @@ FirstStage = Annotated[
     typer.Option(
         metavar="SCORE",
         help="Accept chunks unseen by this score of the draft's own evidence; see `a1 scores`. [default: none]",
+        autocompletion=complete.first_stages,
     ),
 ]
 CardPath = Annotated[
@@ -89,17 +129,28 @@ def _recipe(context: typer.Context, name: str | None) -> str | None:
 
         known = {parameter.name for parameter in context.command.params}
         known -= {"split"} if context.command.name in ("calibrate", "certify") else set()
-        context.default_map = {key: value for key, value in find_recipe(name).options.items() if key in known}
+        defaults = {key: value for key, value in find_recipe(name).options.items() if key in known}
+        context.default_map = {**defaults, **(context.default_map or {})}  # a file of options is the user's own
     return name
 
 
 RecipeName = Annotated[
     str | None,
-    typer.Option("--recipe", callback=_recipe, is_eager=True, help="Options from a recipe; see `a1 recipes`."),
-]
+    typer.Option(
+        "--recipe", callback=_recipe, is_eager=True, help="Options from a recipe; see `a1 recipes`.",
+        autocompletion=complete.recipes,
+    ),
+]  # fmt: skip
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Throw away what an earlier run left in --out.")]
 
 STATE = Path(".a1")
+NO_CARD = (
+    "no --calibration card: the gate's bank starts empty, so its first p-values are chance, and it hands over chunks "
+    "that it knows nothing of; `a1 calibrate --out runs/calibration` makes a card, --calibration runs/calibration/card.json "
+    "uses it"
+)
 
 
 def runtime(name: str | None, program: str) -> str | None:
@@ -153,6 +204,36 @@ def alpha(given: float | None, card: Card | None) -> float:
 def gate(given: str | None, card: Card | None) -> str:
     """The gate asked for: as given, else the one that the card is certified with, else the default."""
     return given or (FROZEN if card is not None and card.certificate is not None else DEFAULT)
+
+
+def as_json(content: Any) -> None:
+    """Prints it as one line of JSON."""
+    typer.echo(json.dumps(content, default=_jsonable))
+
+
+def _jsonable(value: Any) -> Any:
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
+
+
+def overwrite(out: Path, mark: str) -> None:
+    """Takes an earlier run out of `out`; called when the next one is sure to begin.
+
+    Raises:
+        ConfigError: it is not empty and does not hold the file `mark`, by which such a run is known; or another process
+            writes to it.
+    """
+    if not out.exists():
+        return
+    if any(out.iterdir()) and not (out / mark).is_file():
+        raise ConfigError(
+            f"--overwrite takes away earlier runs and nothing else, and {out} holds something and no {mark}; name "
+            "another --out, or empty it yourself"
+        )
+    from a1_sgl.records.files import Lock
+
+    lock = Lock(out)
+    shutil.rmtree(out)
+    lock.release()
 
 
 def span(text: str) -> list[float]:
@@ -269,6 +350,26 @@ def print_summaries(runs: dict[str, dict[str, Any]]) -> None:
     )
 
 
+def print_turns(rates: dict[str, Any]) -> None:
+    """A gate's rate in each turn, beside what it promises at that many decisions; nothing for a run without a gate."""
+    alpha = rates["nominal"]
+    if alpha is None or not rates["by_turn"]:
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("turn", "decisions", "rate", "promised"):
+        table.add_column(name, justify="right")
+    for turn in rates["by_turn"]:
+        bound = turn["bound"]
+        promised = "-" if bound is None else f"{max(0, alpha - bound):.1%} to {min(1, alpha + bound):.1%}"
+        table.add_row(str(turn["turn"]), f"{turn['decisions']:,}", percent(turn, "realised"), promised)
+    console.print()
+    console.print(table)
+    console.print(
+        f"promised: where the gate keeps that rate after so many decisions, whatever the\nscores are. It closes in on "
+        f"alpha = {alpha:.1%} as decisions grow; -: nothing yet.", markup=False, highlight=False,
+    )  # fmt: skip
+
+
 def _widest(turns: Sequence[dict[str, Any]]) -> str:
     """The widest bound of a turn; where some turns have none, the narrowest."""
     from a1_sgl.evals.metrics import shown_bound
@@ -285,9 +386,12 @@ def _plain(share: float | None) -> str:
     return "-" if share is None else f"{share:.1%}"
 
 
-def report_losses(summary: dict[str, Any]) -> None:
-    """Says what answers could not be compared and what chains were lost to, and ends with status 1 if any were lost."""
-    for why, count in summary["not_compared"].items():
+def report_losses(summary: dict[str, Any], as_json: bool = False) -> None:
+    """Says what answers could not be compared and what chains were lost to, and ends with status 1 if any were lost.
+
+    Beside JSON, which says it too, nothing goes to stdout.
+    """
+    for why, count in {} if as_json else summary["not_compared"].items():
         console.print(f"{count} answers count as wrong: {why}", markup=False, highlight=False)
     if not summary["chains_lost"]:
         return

@@ -19,6 +19,7 @@ def compare(
         list[str] | None,
         typer.Option(metavar="FIELD", help="Compare although this differs; or `unfinished`."),
     ] = None,
+    as_json: common.Json = False,
 ) -> None:
     """Compare runs on the same questions: paired differences with intervals, a test, and what each costs.
 
@@ -32,6 +33,9 @@ def compare(
     if len(folders) < 2:
         raise ConfigError("a comparison takes two runs or more")
     rows = pairs(folders, tuple(allow or ()))
+    if as_json:
+        common.as_json({"comparisons": rows})
+        return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("second less first", "points", "95% interval", "gains", "loses", "McNemar p"):
         table.add_column(column, justify="left" if column.startswith("second") else "right")

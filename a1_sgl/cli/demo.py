@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 import time
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from a1_sgl.cli import common, console
+from a1_sgl.cli import common, console, errors
 from a1_sgl.cli.progress import progress
 
 ALPHA = 0.25
@@ -22,6 +24,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder for the runs; runs of an earlier demo there are replaced.")]
     = Path("runs/demo"),
     seed: common.Seed = 0,
+    as_json: common.Json = False,
 ) -> None:  # fmt: skip
     """Serve the pocket pair, calibrate, and compare draft alone, target alone and A1."""
     from a1_sgl.cli.launch import terminate_on_sigterm, watching
@@ -44,15 +47,16 @@ def demo(
         }  # fmt: skip
         return Eval(**settings | changes)
 
-    console.print("starting two SGLang runtimes", highlight=False)
+    say = partial((errors if as_json else console).print, highlight=False)
+    say("starting two SGLang runtimes")
     with (
         terminate_on_sigterm(),
-        watching() as waiting,
+        nullcontext() if as_json else watching() as waiting,
         serve(pocket_specs(task.name), out / "logs", progress=waiting) as (draft, target),
     ):
-        console.print(f"draft at {draft.url}, target at {target.url}", highlight=False)
+        say(f"draft at {draft.url}, target at {target.url}")
         with Backend.connect(draft.url, target.url) as pair:
-            with progress("calibrate", False) as shown:
+            with progress("calibrate", as_json) as shown:
                 collected = plan("a1", None, split="calibration", questions=CALIBRATION_QUESTIONS, alpha=ALPHA)
                 card, _ = calibrate(collected, pair, out / "calibration", shown)
             card.save(out / "calibration" / "card.json")
@@ -64,8 +68,13 @@ def demo(
             summaries = {}
             for name, (what, backend) in runs.items():
                 pair.flush_cache()  # nobody profits from what another computed
-                with progress(name, False) as shown:
+                with progress(name, as_json) as shown:
                     _, summaries[name] = evaluate(what, backend, out / name, shown)
+    if as_json:
+        common.as_json({"summaries": summaries, "runs": str(out)})
+        for summary in summaries.values():
+            common.report_losses(summary, as_json)
+        return
     console.print()
     common.print_summaries(
         {"draft only": summaries["draft"], "target only": summaries["target"], "A1": summaries["a1"]}

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import psutil
 import typer
 from rich.table import Table
+from rich.text import Text
 
-from a1_sgl.cli import console
+from a1_sgl.cli import common, console
 from a1_sgl.cli.runtimes import Runtimes, takes_runtimes
 from a1_sgl.errors import A1Error
 
@@ -20,21 +21,26 @@ if TYPE_CHECKING:
 
 
 @takes_runtimes
-def doctor(runtimes: Runtimes) -> None:
+def doctor(runtimes: Runtimes, as_json: common.Json = False) -> None:
     """Check the installation, the machine, and the runtimes if there are any; exit status 1 if something is wrong."""
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column()
     table.add_column()
     table.add_column(overflow="fold")
-    wrong = 0
+    wrong, found = 0, []
+
+    def note(name: str, state: str, what: str) -> None:
+        found.append({"name": name, "state": state, "says": what})
+        colour = {"ok": "green", "none": "yellow", "wrong": "red"}[state]
+        table.add_row(name, Text(state, style=colour), Text(what))
 
     def check(name: str, probe: Callable[[], str]) -> None:
         nonlocal wrong
         try:
-            table.add_row(name, "[green]ok[/]", probe())
+            note(name, "ok", probe())
         except (A1Error, ImportError, OSError, ValueError) as error:
             wrong += 1
-            table.add_row(name, "[red]wrong[/]", str(error))
+            note(name, "wrong", str(error))
 
     check("python", lambda: platform.python_version())
     check("sglang", _sglang)
@@ -44,7 +50,7 @@ def doctor(runtimes: Runtimes) -> None:
     try:
         where = runtimes.urls(("draft", "target"))
     except A1Error as error:
-        table.add_row("runtimes", "[yellow]none[/]", str(error))
+        note("runtimes", "none", str(error))
     else:
         from a1_sgl.engine import wait
 
@@ -54,7 +60,10 @@ def doctor(runtimes: Runtimes) -> None:
         check("together", lambda: _together(runtimes))
         if len(where["target"]) == 1:
             check("speed", lambda: _pays(runtimes))
-    console.print(table)
+    if as_json:
+        common.as_json({"checks": found})
+    else:
+        console.print(table)
     if wrong:
         raise typer.Exit(1)
 

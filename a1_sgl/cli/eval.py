@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from a1_sgl.cli import common, console, errors
+from a1_sgl.cli import common, complete, console, errors
 from a1_sgl.cli.progress import progress
 from a1_sgl.cli.runtimes import Runtimes, takes_runtimes
+from a1_sgl.errors import ConfigError
 
 if TYPE_CHECKING:
     from a1_sgl.evals.runner import Eval
@@ -17,8 +18,10 @@ if TYPE_CHECKING:
 
 @takes_runtimes
 def eval_(
-    out: Annotated[Path, typer.Option("--out", help="Run folder; an interrupted run there is resumed.")],
     runtimes: Runtimes,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Run folder; an interrupted run there is resumed. [required]")
+    ] = None,
     program: common.Program = "a1",
     runtime: common.RuntimeName = None,
     vote: common.Vote = None,
@@ -47,7 +50,10 @@ def eval_(
         float | None, typer.Option(help="For --gate audited: share of accepted chunks that is audited. [default: 0.1]")
     ] = None,
     audit: Annotated[
-        str | None, typer.Option(help="For --gate audited: how; see `a1 gates`. [default: the task's way]")
+        str | None,
+        typer.Option(
+            help="For --gate audited: how; see `a1 gates`. [default: the task's way]", autocompletion=complete.audits
+        ),
     ] = None,
     online: Annotated[
         bool | None, typer.Option(help="Let scores join the gate's bank during the run. [default: what suits the gate]")
@@ -61,7 +67,10 @@ def eval_(
         int, typer.Option(help="With --first-stage: one in so many of its candidates is scored all the same.")
     ] = 5,
     alarm: Annotated[
-        str | None, typer.Option(help="On drift: warn, recalibrate or hand-over. [default: no alarm]")
+        str | None,
+        typer.Option(
+            help="On drift: warn, recalibrate or hand-over. [default: no alarm]", autocompletion=complete.alarms
+        ),
     ] = None,
     alarm_threshold: Annotated[
         float, typer.Option(help="Wealth of the drift martingale; at most one false alarm in so many runs.")
@@ -75,6 +84,8 @@ def eval_(
     like: Annotated[
         Path | None, typer.Option(metavar="RUN", help="With --dry-run: a run of the same program to go by.")
     ] = None,
+    overwrite: common.Overwrite = False,
+    as_json: common.Json = False,
 ) -> None:
     """Run a program over questions and grade every chain."""
     from a1_sgl.cli.launch import terminate_on_sigterm
@@ -82,6 +93,8 @@ def eval_(
     from a1_sgl.evals.tasks import find_task
     from a1_sgl.programs import find_program
 
+    if out is None and not dry_run:
+        raise ConfigError("--out is missing: name a folder for the run, such as --out runs/mine")
     found = find_task(task, data)
     calibrated = common.card(calibration)
     strategy = find_program(program)
@@ -97,30 +110,46 @@ def eval_(
         allow_mismatch=tuple(allow_mismatch or ()),
     )  # fmt: skip
     if dry_run:
-        _say(plan, like, runtimes)
+        _say(plan, like, runtimes, as_json)
         return
+    assert out is not None
     with runtimes.connect(plan.runtime) as backend, terminate_on_sigterm():
         common.check_recipe(recipe, plan, backend)
+        if overwrite:
+            common.overwrite(out, "run.json")
+        if gated and plan.card is None:
+            errors.print(common.NO_CARD, markup=False, highlight=False, soft_wrap=True)
         try:
-            with progress(f"{strategy.name} {plan.runtime or ''}".strip(), quiet) as shown:
+            with progress(f"{strategy.name} {plan.runtime or ''}".strip(), quiet or as_json) as shown:
                 _, summary = evaluate(plan, backend, out, shown)
         except Interrupted as stop:
             errors.print(f"{stop}; the same command goes on", markup=False, highlight=False, soft_wrap=True)
             raise typer.Exit(130) from None
+    if as_json:
+        common.as_json(summary)
+        common.report_losses(summary, as_json)
+        return
     common.print_summaries({strategy.name: summary})
+    common.print_turns(summary["take_over"])
+    if gated:
+        start = f"{len(plan.card.scores):,} scores of {calibration}" if plan.card else "an empty bank: no card was used"
+        console.print(f"gate: {plan.gate_kind}, from {start}", markup=False, highlight=False, soft_wrap=True)
     if summary["certificate"] is not None:
         console.print(summary["certificate"]["says"], markup=False, highlight=False, soft_wrap=True)
     console.print(f"run: {out}", highlight=False, soft_wrap=True)
     common.report_losses(summary)
 
 
-def _say(plan: Eval, like_run: Path | None, runtimes: Runtimes) -> None:
+def _say(plan: Eval, like_run: Path | None, runtimes: Runtimes, as_json: bool) -> None:
     """What the run would take."""
     from a1_sgl.evals.estimate import like, most
     from a1_sgl.evals.speed.rho import Rho
     from a1_sgl.records import RunFolder
 
     estimate = most(plan) if like_run is None else like(plan, RunFolder.read(like_run))
+    if as_json:
+        common.as_json(estimate)
+        return
     least = "up to " if estimate.bound else "about "
     console.print(
         f"{plan.strategy.name} on {plan.task.name}, split {plan.split}: {estimate.questions} questions x {plan.chains} "

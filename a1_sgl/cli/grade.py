@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from a1_sgl.cli import console
+from a1_sgl.cli import common, console
 from a1_sgl.errors import ConfigError
 
 
@@ -25,6 +25,7 @@ def grade(
     key: Annotated[
         str, typer.Option(metavar="VARIABLE", help="Environment variable that holds the API key.")
     ] = "OPENAI_API_KEY",
+    as_json: common.Json = False,
 ) -> None:
     """Grade a run anew without a model (--again), or ask one whether each answer means the reference (--judge).
 
@@ -33,15 +34,18 @@ def grade(
     if again == (judge is not None):
         raise ConfigError("a1 grade takes either --again, to grade anew, or --judge URL, to ask a model")
     if judge is None:
-        _again(run)
+        _again(run, as_json)
     else:
-        _ask(run, judge, model, os.environ.get(key))
+        _ask(run, judge, model, os.environ.get(key), as_json)
 
 
-def _again(run: Path) -> None:
+def _again(run: Path, as_json: bool) -> None:
     from a1_sgl.evals.grading_stage import regrade
 
     found = regrade(run)
+    if as_json:
+        common.as_json(found)
+        return
     changed = found.right + found.wrong + found.reworded
     console.print(
         f"{found.chains} chains graded, {changed} grades changed: {found.right} from wrong to right, {found.wrong} "
@@ -53,13 +57,17 @@ def _again(run: Path) -> None:
         console.print(f"{count} answers: {why}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _ask(run: Path, url: str, model: str, key: str | None) -> None:
+def _ask(run: Path, url: str, model: str, key: str | None, as_json: bool) -> None:
     from a1_sgl.evals.llm_judge import agreement, judge, verdicts_file
     from a1_sgl.records import RunFolder
 
     folder = RunFolder.read(run)
     verdicts = judge(folder, url, model, key)
     counts = agreement(folder, verdicts)
+    if as_json:
+        rows = [{"exact": right, "judge": verdict, "chains": n} for (right, verdict), n in counts.items()]
+        common.as_json({"agreement": rows, "verdicts": str(verdicts_file(folder, model))})
+        return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("exact grade", "judge: right", "wrong", "unclear"):
         table.add_column(column, justify="left" if column == "exact grade" else "right")

@@ -1,82 +1,95 @@
-"""`a1 programs`, `a1 gates`, `a1 scores` and `a1 votes`: what there is to choose from."""
+"""`a1 programs`, `a1 gates`, `a1 scores`, `a1 votes` and `a1 recipes`: what there is to choose from."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
 from rich.table import Table
 
-from a1_sgl.cli import console
+from a1_sgl.cli import common, console
 
 
-def programs() -> None:
-    """List the programs and their parameters."""
-    from a1_sgl.programs import PROGRAMS
+def programs(
+    file: Annotated[Path | None, typer.Argument(help="A file of your own. [default: the library]")] = None,
+    as_json: common.Json = False,
+) -> None:
+    """List the programs and their parameters, the library's or those of a file of your own, which is not run."""
+    from a1_sgl.programs.outline import library, outlines, registered
 
+    found = library() if file is None else outlines(file)
+    own = {f"{kind}s": registered(file, kind) if file is not None else [] for kind in ("score", "vote", "rate")}
+    if as_json:
+        common.as_json({"programs": [asdict(one) for one in found], **(own if file is not None else {})})
+        return
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("program", no_wrap=True)
     table.add_column("runs on", no_wrap=True)
     table.add_column("")
-    for program in PROGRAMS.values():
+    for program in found:
         table.add_row(program.name, "both" if program.takes_over else "one or both", program.about)
-        table.add_row("", "", f"--set {', '.join(program.own)}", style="dim")
+        table.add_row("", "", f"--set {', '.join(program.own)}" if program.own else "", style="dim")
     console.print(table)
-    console.print("\n--program path/to/file.py:NAME runs one of yours; see docs/programs.md.", highlight=False)
+    for kind, names in own.items():
+        if names:
+            console.print(f"{kind} of its own: {', '.join(names)}", highlight=False, markup=False)
+    where = "path/to/file.py" if file is None else file
+    console.print(f"\n--program {where}:NAME runs one of yours; see docs/programs.md.", highlight=False, markup=False)
 
 
-def gates() -> None:
+def gates(as_json: common.Json = False) -> None:
     """List gates, which say what is handed over, and audits of what is not."""
     from a1_sgl.conformal import DEFAULT, KNOWN, RECOMMENDED
     from a1_sgl.evals import tasks  # noqa: F401  # audits of their own come with it
     from a1_sgl.session import AUDITS
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("gate", no_wrap=True)
-    table.add_column("")
-    for name, make in KNOWN.items():
-        mark = {DEFAULT: " (default)", RECOMMENDED: " (recommended where that is asked for)"}.get(name, "")
-        table.add_row(name, (make.__doc__ or "").split("\n")[0] + mark)
-    table.add_row("")
-    table.add_row("audit", style="bold")
-    for audit in AUDITS.values():
-        table.add_row(audit.name, audit.about)
-    console.print(table)
+    marks = {DEFAULT: " (default)", RECOMMENDED: " (recommended where that is asked for)"}
+    known = {name: (make.__doc__ or "").split("\n")[0] for name, make in KNOWN.items()}
+    if not as_json:
+        known = {name: about + marks.get(name, "") for name, about in known.items()}
+    _show({"gate": known, "audit": {name: audit.about for name, audit in AUDITS.items()}}, as_json)
 
 
-def votes() -> None:
+def votes(as_json: common.Json = False) -> None:
     """List votes and ratings: how chains make an answer."""
     from a1_sgl.session import RATES
     from a1_sgl.voting import VOTES
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("vote", no_wrap=True)
-    table.add_column("")
-    for name, vote in VOTES.items():
-        table.add_row(name, (vote.__doc__ or "").partition("\n")[0])
-    table.add_row("")
-    table.add_row("rate", style="bold")
-    for rate in RATES.values():
-        table.add_row(rate.name, rate.about)
-    console.print(table)
+    known = {name: (vote.__doc__ or "").partition("\n")[0] for name, vote in VOTES.items()}
+    _show({"vote": known, "rate": {name: rate.about for name, rate in RATES.items()}}, as_json)
 
 
-def recipes() -> None:
+def recipes(as_json: common.Json = False) -> None:
     """List recipes: options of `a1 eval` and `a1 calibrate`, as `--recipe NAME`."""
     from a1_sgl.evals.recipes import RECIPES, find_recipe
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("recipe", no_wrap=True)
-    table.add_column("")
-    for name in RECIPES:
-        table.add_row(name, find_recipe(name).about)
-    console.print(table)
+    _show({"recipe": {name: find_recipe(name).about for name in RECIPES}}, as_json)
 
 
-def scores() -> None:
+def scores(as_json: common.Json = False) -> None:
     """List scores: what a chunk is judged by, as `--set score=NAME`; without a prefill, also `--first-stage NAME`."""
     from a1_sgl.conformal import SCORES
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("score", no_wrap=True)
-    table.add_column("")
-    for score in SCORES.values():
-        table.add_row(score.name, score.about)
+    _show({"score": {name: score.about for name, score in SCORES.items()}}, as_json)
+
+
+def _show(kinds: Mapping[str, Mapping[str, str]], as_json: bool) -> None:
+    """Things of each kind, by name, with a line about each."""
+    if as_json:
+        common.as_json(
+            {f"{kind}s": [{"name": name, "about": about} for name, about in of.items()] for kind, of in kinds.items()}
+        )
+        return
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for i, (kind, of) in enumerate(kinds.items()):
+        if i:
+            table.add_row("")
+        table.add_row(kind, style="bold")
+        for name, about in of.items():
+            table.add_row(name, about)
     console.print(table)

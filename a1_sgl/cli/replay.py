@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from a1_sgl.cli import common, console
+from a1_sgl.cli import common, complete, console
+from a1_sgl.conformal import BUDGETS, GATES
 from a1_sgl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,9 +27,14 @@ def replay(
     ],
     gate: Annotated[
         list[str] | None,
-        typer.Option(help="Gate or rule, repeatable; see below. [default: balanced, authors, random, oracle]"),
+        typer.Option(
+            help="Gate or rule, repeatable; see below. [default: the run's own, balanced, authors, random, oracle]",
+            autocompletion=complete.replayed,
+        ),
     ] = None,
-    alpha: Annotated[float, typer.Option(help="Nominal take-over rate.")] = 0.4,
+    alpha: Annotated[
+        float | None, typer.Option(help="Nominal take-over rate. [default: the run's own, else 0.4]")
+    ] = None,
     sweep: Annotated[
         str | None, typer.Option(metavar="alpha=FIRST:LAST:STEP", help="Several alphas instead of one.")
     ] = None,
@@ -43,7 +49,7 @@ def replay(
     ] = None,
     minimum: Annotated[int, typer.Option(help="Fewest chunks of a turn that counts in deviations by turn.")] = 75,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for report.html and its pictures.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    as_json: common.Json = False,
 ) -> None:
     """Run gates over recorded chains and compare nominal with realised take-over rates.
 
@@ -56,11 +62,15 @@ def replay(
         raise ConfigError(f"--seeds must be at least 1, not {seeds}")
     if minimum < 1:
         raise ConfigError(f"--minimum must be at least 1 chunk, not {minimum}")
+    own_gate, own_alpha = _own(traces)
+    if alpha is not None and own_gate in BUDGETS:  # it has an alpha of its own and no other
+        own_gate = None
+    alpha = alpha if alpha is not None else own_alpha or 0.4
     alphas = _alphas(sweep) if sweep else [alpha]
     for one in alphas:
         if not 0 < one < 1:
             raise ConfigError(f"alpha is the nominal take-over rate and must lie strictly between 0 and 1, not {one:g}")
-    names = list(dict.fromkeys(gate or core.DEFAULTS))
+    names = list(dict.fromkeys(gate or ([own_gate] if own_gate else []) + list(core.DEFAULTS)))
     fixed = core.calibration(calibration) if calibration else None
     if out is not None:
         from a1_sgl.evals import page
@@ -110,6 +120,17 @@ def replay(
             tables.append(_by_question(shown, alpha))
         written = page.save(out / "report.html", "Replay", about, tables, figures, core.UNKNOWN)
         console.print("\nwritten: " + ", ".join(map(str, written)), markup=False, highlight=False, soft_wrap=True)
+
+
+def _own(traces: list[Path]) -> tuple[str | None, float | None]:
+    """The gate and the alpha of the runs, where these are runs and agree on them; a gate only if it can be replayed."""
+    from a1_sgl.records import head
+
+    runs = [head(trace)["configuration"] for trace in traces if (trace / "run.json").is_file()]
+    gates = [run["gate"] or {} for run in runs] if len(runs) == len(traces) else []
+    kinds, alphas = {gate.get("kind") for gate in gates}, {gate.get("alpha") for gate in gates}
+    kind, alpha = (next(iter(one)) if len(one) == 1 else None for one in (kinds, alphas))
+    return kind if kind in (*GATES, *BUDGETS) else None, alpha
 
 
 def _alphas(text: str) -> list[float]:

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from a1_sgl.cli.common import STATE, StateDir
-from a1_sgl.errors import ConfigError
+from a1_sgl.errors import ConfigError, first_line
 from a1_sgl.launch.runtimes import State
-from a1_sgl.records.files import first_line
 
 if TYPE_CHECKING:
     from a1_sgl.engine import Settings
@@ -61,9 +60,10 @@ class Runtimes:
         launched = {one.name: [one.url] for one in State(self.state).runtimes() if one.alive()}
         found = {name: list(self.given.get(name) or launched.get(name) or ()) for name in names}
         if missing := [name for name, urls in found.items() if not urls]:
+            ended = "; those that were ended by themselves, see `a1 launch status`" if State(self.state).ended else ""
             raise ConfigError(
-                f"no {' and no '.join(missing)} runtime is launched here ({self.state}/runtimes.json); start a pair "
-                f"with `a1 launch pocket --detach`, or name yours with --{missing[0]} URL"
+                f"no {' and no '.join(missing)} runtime is launched here ({self.state}/runtimes.json){ended}; start a "
+                f"pair with `a1 launch pocket --detach`, or name yours with --{missing[0]} URL"
             )
         return found
 

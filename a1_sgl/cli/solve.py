@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
 
-from a1_sgl.cli import common, console, errors
+from a1_sgl.cli import common, complete, console, errors
 from a1_sgl.cli.runtimes import Runtimes, takes_runtimes
+from a1_sgl.errors import ConfigError
 from a1_sgl.types import (
     AnswerEvent,
     AuditEvent,
@@ -23,6 +25,11 @@ from a1_sgl.types import (
     RatingEvent,
     VerdictEvent,
 )
+
+if TYPE_CHECKING:
+    from a1_sgl.conformal import Card
+    from a1_sgl.evals.runner import Eval
+    from a1_sgl.session import Backend
 
 _COLOURS = {"draft": "cyan", "target": "magenta"}
 
@@ -41,7 +48,10 @@ def solve(
     gate: common.CardGate = None,
     certified: common.Certified = False,
     chains: Annotated[int, typer.Option(help="How many chains.")] = 1,
-    task: Annotated[str, typer.Option("--task", help="Task whose prompt, chunks and limits are used.")] = "chain",
+    task: Annotated[
+        str,
+        typer.Option("--task", help="Task whose prompt, chunks and limits are used.", autocompletion=complete.tasks),
+    ] = "chain",
     family: common.Family = None,
     temperature: common.Temperature = None,
     top_p: common.TopP = 1.0,
@@ -69,8 +79,11 @@ def solve(
     with runtimes.connect(plan.runtime) as backend:
         if plan.card is not None:
             plan.card.check(plan.protocol(backend), [asked.id], alpha=plan.alpha, packages=packages())
+        elif needs_gate and (pocket := _pocket_card(plan, backend, asked)) is not None:
+            plan = replace(plan, card=pocket)
+            errors.print(f"p-values: by {len(pocket.scores):,} scores of the pocket pair's own card", highlight=False)
         elif needs_gate:
-            errors.print("no --calibration card: the gate's bank starts empty, so its first p-values are mere chance")
+            errors.print(common.NO_CARD, markup=False, highlight=False, soft_wrap=True)
         standing = plan.standing(backend, [asked.id])
         result = plan.run(asked, range(chains), backend, plan.gate(), _Show(chains))
     console.print(f"\nanswer: {result.answer if result.answer is not None else 'none'}", style="bold", markup=False)
@@ -84,6 +97,21 @@ def solve(
     )
     for lost in result.lost:
         console.print(f"chain {lost.sample} was lost: {lost.error}", markup=False)
+
+
+def _pocket_card(plan: Eval, backend: Backend, asked: Question) -> Card | None:
+    """The card that comes with the pocket pair, if that is what is served and it is asked as the card has it."""
+    from a1_sgl.conformal import Card
+    from a1_sgl.launch.pocket import PAIRS, card_path
+
+    if plan.task.name not in PAIRS:
+        return None
+    card = Card.load(card_path(plan.task.name))
+    try:
+        card.check(plan.protocol(backend), [asked.id], alpha=plan.alpha)
+    except ConfigError:
+        return None
+    return card
 
 
 class _Show:

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from a1_sgl.cli import common, console
+from a1_sgl.cli import common, complete, console
+from a1_sgl.cli.app import App
 from a1_sgl.errors import ConfigError
 
 if TYPE_CHECKING:
     from a1_sgl.types import Question
 
-app = typer.Typer(help="List the tasks, show what a model is asked, check a declaration of your own.")
-Name = Annotated[str, typer.Argument(help="A task, or a YAML file that declares one.")]
+app = App(help="List the tasks, show what a model is asked, check a declaration of your own.")
+Name = Annotated[str, typer.Argument(help="A task, or a YAML file that declares one.", autocompletion=complete.tasks)]
 Model = Annotated[
     str | None,
     typer.Option(help="Model whose chat template renders the prompt: a folder, or a name on the hub.", metavar="MODEL"),
@@ -23,19 +24,23 @@ Model = Annotated[
 
 
 @app.callback(invoke_without_command=True)
-def list_(context: typer.Context) -> None:
+def list_(context: typer.Context, as_json: common.Json = False) -> None:
     """List the tasks, show what a model is asked, check a declaration of your own."""
     if context.invoked_subcommand is not None:
         return
     from a1_sgl.evals.tasks import TASKS, find_task
 
+    tasks = [find_task(name) for name in TASKS]
+    if as_json:
+        rows = [{"name": t.name, "splits": list(t.splits), "about": t.about, "source": t.source} for t in tasks]
+        common.as_json({"tasks": rows})
+        return
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("task", no_wrap=True)
     table.add_column("splits", no_wrap=True)
     table.add_column("")
-    for name in TASKS:
-        task = find_task(name)
-        table.add_row(name, ", ".join(task.splits), task.about)
+    for task in tasks:
+        table.add_row(task.name, ", ".join(task.splits), task.about)
         table.add_row("", "", f"from {task.source}", style="dim")
     console.print(table)
     console.print("\n--task path/to/task.yaml takes one of yours; --data names a local copy of the rows.")

@@ -12,7 +12,7 @@ import math
 from collections.abc import Hashable, Sequence
 from typing import Any
 
-from scipy.special import betainc, betaln
+import scipy
 
 from a1_sgl.conformal.bank import Bank
 from a1_sgl.conformal.control import Bound, check_alpha
@@ -161,10 +161,10 @@ def false_accepts(wrong: int, rate: float, delta: float = 0.05) -> int:
 def _log_wealth(wrong: int, accepts: int, rate: float) -> float:
     """Of the bet: the mean over q in (0, rate) of the likelihood ratio of q to `rate`, for `wrong` of `accepts`."""
     a, b = wrong + 1, accepts - wrong + 1
-    below = float(betainc(a, b, rate))
+    below = float(scipy.special.betainc(a, b, rate))
     if not below > 0:  # far more were drawn than expected
         return -math.inf
     return (
-        math.log(below) + float(betaln(a, b)) - math.log(rate)
+        math.log(below) + float(scipy.special.betaln(a, b)) - math.log(rate)
         - wrong * math.log(rate) - (accepts - wrong) * math.log1p(-rate)
     )  # fmt: skip

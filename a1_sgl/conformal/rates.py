@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any, NamedTuple
 
-from scipy.special import stdtrit
-from scipy.stats import beta
+import scipy
 
 from a1_sgl.conformal.control import Bound, Control
 from a1_sgl.conformal.place import Category, Place, key
@@ -58,8 +57,8 @@ def exact_interval(hits: float, n: float, level: float = LEVEL) -> tuple[float, 
     if not 0 <= hits <= n or n <= 0:
         raise ValueError(f"not a rate: {hits} of {n}")
     tail = (1 - level) / 2
-    low = float(beta.ppf(tail, hits, n - hits + 1)) if hits > 0 else 0.0
-    high = float(beta.ppf(1 - tail, hits + 1, n - hits)) if hits < n else 1.0
+    low = float(scipy.stats.beta.ppf(tail, hits, n - hits + 1)) if hits > 0 else 0.0
+    high = float(scipy.stats.beta.ppf(1 - tail, hits + 1, n - hits)) if hits < n else 1.0
     return low, high
 
 
@@ -101,7 +100,7 @@ def effective_size(hits: Sequence[float], sizes: Sequence[float], most: float | 
 def _shrink(df: int) -> float:
     """The squared ratio of the normal quantile to Student's."""
     tail = 1 - (1 - LEVEL) / 2
-    return float(stdtrit(math.inf, tail) / stdtrit(df, tail)) ** 2
+    return float(scipy.special.stdtrit(math.inf, tail) / scipy.special.stdtrit(df, tail)) ** 2
 
 
 class Decided(NamedTuple):

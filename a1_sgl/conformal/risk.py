@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import betainc, betaln
+import scipy
 
 JEFFREYS = 0.5
 
@@ -36,8 +36,8 @@ def log_wealth(lost: npt.ArrayLike, n: npt.ArrayLike, epsilon: npt.ArrayLike) ->
     a, b = s + JEFFREYS, m - s + JEFFREYS
     with np.errstate(divide="ignore"):
         # Where far more is lost than epsilon the integral may underflow; a wealth of 0 is less, so it promises no more.
-        average = betaln(a, b) + np.log(betainc(a, b, e))
-    prior = betaln(JEFFREYS, JEFFREYS) + np.log(betainc(JEFFREYS, JEFFREYS, e))
+        average = scipy.special.betaln(a, b) + np.log(scipy.special.betainc(a, b, e))
+    prior = scipy.special.betaln(JEFFREYS, JEFFREYS) + np.log(scipy.special.betainc(JEFFREYS, JEFFREYS, e))
     found: npt.NDArray[np.float64] = average - prior - s * np.log(e) - (m - s) * np.log1p(-e)
     return found
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
-from scipy.stats import nbinom
+import scipy
 
 from a1_sgl.conformal.bank import KEPT, Bank, ScoreBank, finite
 from a1_sgl.conformal.gate import UNSEEN, Decision, Gate
@@ -67,7 +67,7 @@ def missed_at_most(found: int, explore: int, delta: float) -> int:
     missed. So what is missed before the (x + 1)-th is found is negative binomial, whatever else happens. It exceeds the
     bound with probability at most ``delta / ((x + 1) (x + 2))``, and these sum to delta over all x.
     """
-    return int(nbinom.isf(delta / ((found + 1) * (found + 2)), found + 1, 1 / explore))
+    return int(scipy.stats.nbinom.isf(delta / ((found + 1) * (found + 2)), found + 1, 1 / explore))
 
 
 class TwoStage:

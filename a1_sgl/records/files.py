@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from a1_sgl.errors import ConfigError, RecordFault
+from a1_sgl.errors import ConfigError, RecordFault, first_line
 
 log = logging.getLogger(__name__)
 M = TypeVar("M", bound=BaseModel)
@@ -166,11 +166,6 @@ def replace(path: Path, data: bytes) -> None:
 def lines(records: Iterable[BaseModel]) -> bytes:
     """A line for each."""
     return "".join([record.model_dump_json() + "\n" for record in records]).encode()
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def fault(path: Path, error: OSError, kept: int) -> RecordFault:

@@ -29,7 +29,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, RootModel
 
 from a1_sgl.compare import differences
-from a1_sgl.errors import A1Error, ConfigError
+from a1_sgl.errors import A1Error, ConfigError, first_line
 from a1_sgl.records import files
 from a1_sgl.types import (
     AnswerEvent,
@@ -146,7 +146,7 @@ class RunFolder:
         try:
             path.mkdir(parents=True, exist_ok=True)
             if (path / "run.json").exists():
-                _head(path)
+                head(path)
             else:
                 _check_empty(path)
             lock = files.Lock(path)
@@ -155,7 +155,7 @@ class RunFolder:
                 if changes := differences(folder.run["configuration"], configuration):
                     raise ConfigError(
                         f"{path} holds a run of another configuration:\n  " + "\n  ".join(changes)
-                        + "\nuse another --out, or the same options to resume"
+                        + "\nuse another --out, or the same options to resume; --overwrite begins anew"
                     )  # fmt: skip
                 folder._mend(together)
             else:
@@ -186,7 +186,7 @@ class RunFolder:
         Raises:
             ConfigError: as in `read`, or another process writes to it.
         """
-        _head(path)  # a folder of something else gets no lock
+        head(path)  # a folder of something else gets no lock
         with _locked(path) as lock:
             folder = cls.read(path)
             for file in folder._files:
@@ -204,7 +204,7 @@ class RunFolder:
         Raises:
             ConfigError: no run is there, or it was written by a version that this one cannot read, or it is spoiled.
         """
-        run = _head(path)
+        run = head(path)
         try:
             # In this order, because a run may be going on: what one file names the next one has.
             grades = list(files.parse(path / "grades.jsonl", GradeRecord))
@@ -212,7 +212,7 @@ class RunFolder:
             _check_single(path / "chains.jsonl", finished)
             events = [event.root for event in files.parse(path / "events.jsonl", _Event)]
         except OSError as error:
-            raise ConfigError(f"{path} is not a readable run: {files.first_line(error)}") from error
+            raise ConfigError(f"{path} is not a readable run: {first_line(error)}") from error
         folder = cls(path, run, finished, [])
         for event in events:
             if isinstance(event, PromptEvent | CalibrationEvent | LostEvent):
@@ -287,7 +287,7 @@ class RunFolder:
         try:
             asked = list(files.parse(self.path / "questions.jsonl", Question))
         except OSError as error:
-            raise ConfigError(f"{self.path}/questions.jsonl cannot be read: {files.first_line(error)}") from error
+            raise ConfigError(f"{self.path}/questions.jsonl cannot be read: {first_line(error)}") from error
         return {question.id: question for question in asked}
 
     def wall(self) -> float:
@@ -480,15 +480,15 @@ def _grade_record(chain: Finished, grade: Grade) -> GradeRecord:
     )
 
 
-def _head(path: Path) -> dict[str, Any]:
-    """What ``run.json`` holds. Errors as in `RunFolder.read`."""
+def head(path: Path) -> dict[str, Any]:
+    """What a run's ``run.json`` holds. Errors as in `RunFolder.read`."""
     try:
         run: dict[str, Any] = json.loads((path / "run.json").read_bytes())
         schema = run["schema"]
     except FileNotFoundError as error:
         raise ConfigError(f"{path} holds no run ({error.filename} is missing)") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} is not a readable run: {files.first_line(error)}") from error
+        raise ConfigError(f"{path} is not a readable run: {first_line(error)}") from error
     if schema != SCHEMA:
         raise ConfigError(
             f"{path} was written with record schema {schema}, and this version reads {SCHEMA}; read it with the "

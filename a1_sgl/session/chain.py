@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from a1_sgl.answers import boxes, final_answer, stated_answer
-from a1_sgl.conformal import SCORES, UNSEEN, Decider, Decision, Score, Screening, TwoStage
+from a1_sgl.conformal import UNSEEN, Decider, Decision, Screening, TwoStage, find_score
 from a1_sgl.engine import Generation, Scope, stack, wait
 from a1_sgl.errors import ChainAborted, ConfigError
 from a1_sgl.session import judge, scoring
@@ -37,8 +37,6 @@ from a1_sgl.types import (
 
 if TYPE_CHECKING:
     from a1_sgl.session.auditor import Auditor
-
-MEAN_LOSS = SCORES["mean_loss"]
 
 
 @dataclass(frozen=True)
@@ -227,9 +225,9 @@ class Chain:
 
     # --- judging ----------------------------------------------------------------------------------------------
 
-    def score(self, chunk: Chunk, score: Score = MEAN_LOSS) -> Scored:
-        """Scores `chunk`, the last of the chain. Errors as in `scoring.loss`."""
-        scored = scoring.score(self, chunk, score)
+    def score(self, chunk: Chunk, score: str = "mean_loss") -> Scored:
+        """Scores `chunk`, the last of the chain, by that score. Errors as in `scoring.score` and `find_score`."""
+        scored = scoring.score(self, chunk, find_score(score))
         self.scores[chunk.start] = scored.value
         return scored
 
@@ -238,7 +236,7 @@ class Chain:
         return scoring.rate(self, ask, cue)
 
     def judge(
-        self, chunk: Chunk, gate: Decider, *, score: Score | Callable[[Chunk], Scored] = MEAN_LOSS,
+        self, chunk: Chunk, gate: Decider, *, score: str | Callable[[Chunk], Scored] = "mean_loss",
         replace: bool = False,
     ) -> bool:  # fmt: skip
         """Scores `chunk`, the last of the chain, and asks the gate; True if it is to be handed over.
@@ -246,14 +244,14 @@ class Chain:
         A gate of two stages is shown the draft's evidence first; what that accepts is not scored.
 
         Args:
-            score: what it is judged by, or what scores it.
+            score: what it is judged by: a name in `a1_sgl.conformal.SCORES`, or a function that scores it.
             replace: whether a rejected chunk is dropped.
         """
         screening = self._screen(chunk, gate) if isinstance(gate, TwoStage) else None
         if screening is not None and screening.accepted:
             scored = Scored(UNSEEN, scoring.tokens_of(chunk))
         else:
-            scored = self.score(chunk, score) if isinstance(score, Score) else score(chunk)
+            scored = self.score(chunk, score) if isinstance(score, str) else score(chunk)
         return self._ask(chunk, scored, gate, replace, screening).take_over
 
     def ask(self, chunk: Chunk, scored: Scored, gate: Decider, *, replace: bool = False) -> Decision:
@@ -269,7 +267,7 @@ class Chain:
         self._verdict(chunk, scored, take_over, replace, None, None)
         return take_over
 
-    def calibrate(self, chunk: Chunk, gate: Decider, *, score: Score = MEAN_LOSS) -> None:
+    def calibrate(self, chunk: Chunk, gate: Decider, *, score: str = "mean_loss") -> None:
         """Scores `chunk` and puts the score into the gate's bank; nothing is decided."""
         scored = self.score(chunk, score)
         gate.calibrate(scored.value, **self._place)

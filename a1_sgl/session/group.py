@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 from sglang.lang.interpreter import ProgramState
 
 from a1_sgl.engine import Route, Scope, wait
-from a1_sgl.errors import A1Error, ChainAborted, ConfigError, RuntimeFault
+from a1_sgl.errors import A1Error, ChainAborted, ConfigError, RuntimeFault, told
 from a1_sgl.session.account import Account
 from a1_sgl.session.auditor import Auditor
 from a1_sgl.session.audits import find_audit
@@ -156,10 +156,9 @@ class Group:
                         return None
                     error = RuntimeFault(f"not finished within {self._backend.deadline:g} s")
                 failures.append(error)
+                log.debug("question %s: chain %d failed", self.query.question.id, chain.sample, exc_info=error)
                 chain.discard("lost")
-                lost = LostEvent(
-                    question=self.query.question.id, sample=chain.sample, error=f"{type(error).__name__}: {error}"
-                )
+                lost = LostEvent(question=self.query.question.id, sample=chain.sample, error=told(error))
                 self._account.tell(lost)
                 return lost
             finally:
@@ -172,7 +171,9 @@ class Group:
             raise aborted[0]
         chains = tuple(event for event in outcomes if isinstance(event, ChainEvent))
         if failures and not chains:
-            raise failures[0] if isinstance(failures[0], A1Error) else A1Error(f"every chain failed: {failures[0]}")
+            if isinstance(failures[0], A1Error):
+                raise failures[0]
+            raise A1Error(f"every chain failed: {told(failures[0])}") from failures[0]
         return self._result(chains, tuple(event for event in outcomes if isinstance(event, LostEvent)))
 
     def finish(self) -> Result:

@@ -11,15 +11,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from a1_sgl.registry import Registry
 from a1_sgl.session import judge
-from a1_sgl.session.chain import Chain
 from a1_sgl.session.roles import Role
 from a1_sgl.session.scoring import whole_loss
 from a1_sgl.types import Call
 
-Of = Callable[[Chain], tuple[float, Call]]
+if TYPE_CHECKING:
+    from a1_sgl.session.chain import Chain
+
+Of = Callable[["Chain"], tuple[float, Call]]
 
 
 @dataclass(frozen=True)

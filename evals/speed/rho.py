@@ -18,9 +18,8 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from a1_sgl.engine import Engine, Request
-from a1_sgl.errors import ConfigError, RuntimeFault
+from a1_sgl.errors import ConfigError, RuntimeFault, first_line
 from a1_sgl.evals.speed.limits import saturated_speed_up
-from a1_sgl.records.files import first_line
 from a1_sgl.session.transcript import as_ids
 
 BATCHES = (1, 4, 16, 64, 256)

@@ -42,6 +42,11 @@ def pocket_specs(task: str = "chain") -> tuple[Spec, Spec]:
     return specs[0], specs[1]
 
 
+def card_path(task: str) -> Path:
+    """The calibration card of a pair, for program `a1` with its task's defaults (`a1_sgl.launch.pocket.calibrate`)."""
+    return _HERE / task / "calibration.json"
+
+
 @contextmanager
 def pocket_pair(task: str = "chain", logs: Path = Path("runs/logs")) -> Iterator[Backend]:
     """Starts both runtimes of a pocket pair and connects to them for the length of a ``with`` block.

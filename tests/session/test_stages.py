@@ -124,7 +124,7 @@ def test_a_fork_and_what_it_began_have_theirs():
 def test_a_score_that_was_not_asked_for_is_refused_with_the_way_out(name):
     backend, *_ = fakes()
     with pytest.raises(ConfigError, match=f"score {name} needs the log-probabilities.*Query"):
-        chunks(lambda chain: chain.score(chain.draft(40), SCORES[name]), backend, logprobs=None)
+        chunks(lambda chain: chain.score(chain.draft(40), name), backend, logprobs=None)
 
 
 def test_programs_ask_for_what_their_gate_and_score_need_and_for_nothing_else():
