@@ -148,8 +148,8 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Throw away what an
 STATE = Path(".a1")
 NO_CARD = (
     "no --calibration card: the gate's bank starts empty, so its first p-values are chance, and it hands over chunks "
-    "that it knows nothing of; `a1 calibrate --out runs/calibration` makes a card, --calibration runs/calibration/card.json "
-    "uses it"
+    "that it knows nothing of; `a1 calibrate --out runs/calibration` makes a card, --calibration "
+    "runs/calibration/card.json uses it"
 )
 
 
