@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-DOMAIN = {"errors", "types", "voting", "stopping", "answers", "compare", "registry"}
+DOMAIN = {"errors", "types", "voting", "stopping", "answers", "compare", "registry", "lazy"}
 FOLDERS = {
     "conformal": "a1_sgl/conformal", "engine": "a1_sgl/engine", "session": "a1_sgl/session",
     "records": "a1_sgl/records", "cli": "a1_sgl/cli", "programs": "programs", "evals": "evals", "launch": "launch",

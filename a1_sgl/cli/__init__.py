@@ -86,7 +86,7 @@ def main() -> None:
     _register()
     quiet()
     try:
-        app()
+        app(prog_name="a1")  # also where it is run as a module
     except A1Error as error:
         if verbose():
             traceback.print_exc()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -150,4 +151,7 @@ def _files(incomplete: str, kinds: tuple[str, ...]) -> Found:
 
 
 def _matching(incomplete: str, found: Iterable[tuple[str, str]]) -> Found:
-    return [(name, about) for name, about in found if name.startswith(incomplete)]
+    # A shell takes a second line for another value, and Typer folds a long one.
+    return [
+        (name, textwrap.shorten(about, 70, placeholder=" ...")) for name, about in found if name.startswith(incomplete)
+    ]

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -18,8 +19,9 @@ PAIR = ["--draft", "http://127.0.0.1:9", "--target", "http://127.0.0.1:9"]
 
 def a1(*arguments, cwd=None):
     return subprocess.run(
-        [sys.executable, "-m", "a1_sgl.cli", *arguments], capture_output=True, text=True, timeout=200, cwd=cwd
-    )
+        [sys.executable, "-m", "a1_sgl.cli", *arguments], capture_output=True, text=True, timeout=200, cwd=cwd,
+        env=os.environ | {"COLUMNS": "80"},
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
