@@ -31,12 +31,13 @@ CPU_FLAGS = (
     # Without sleeping, two idle schedulers eat two cores.
     "--sleep-on-idle", "--max-total-tokens", "200000", "--max-running-requests", "128",
 )  # fmt: skip
+_MEMORY = "out of memory"
 _CAUSES = {
     "address already in use": "the port was taken meanwhile; start again",
     "model_type": "the model folder has no usable config.json",
     "Can't load the configuration": "the model folder is missing or has no config.json",
     "does not appear to have a file named": "the model folder lacks a file; was it copied completely?",
-    "out of memory": "the model does not fit; lower --mem-fraction-static or serve on a larger machine",
+    _MEMORY: "the model does not fit; lower --mem-fraction-static or serve on a larger machine",
     "No module named": "the installation is incomplete; delete .venv and run make again",
     "is a stand-in on this CPU machine": "a CUDA kernel was asked for on a CPU machine; see launch/cpu_engine.py",
 }
@@ -184,15 +185,17 @@ def obituary(one: Running) -> str:
     status = None
     with contextlib.suppress(psutil.Error):
         status = psutil.Process(one.pid).wait(0)  # a child's, and read once
-    if status is not None and status < 0:
-        return _post_mortem(one, f"was ended by signal {-status}", _KILLED if -status == signal.SIGKILL else None)
-    return _post_mortem(one, f"ended by itself{'' if status is None else f' with status {status}'}")
+    how = "ended by itself" if status is None else f"ended by itself with status {status}"
+    killed = "" if status is None or status >= 0 else f"was ended by signal {-status}"
+    # What a runtime that became healthy had said of its start was no cause.
+    causes = {_MEMORY: _CAUSES[_MEMORY]} | ({"": _KILLED} if killed == f"was ended by signal {signal.SIGKILL}" else {})
+    return _post_mortem(one, killed or how, causes)
 
 
-def _post_mortem(one: Running, what: str, cause: str | None = None) -> str:
+def _post_mortem(one: Running, what: str, causes: Mapping[str, str] = _CAUSES) -> str:
     text = Path(one.log).read_text(errors="replace")
     tail = "\n".join(f"  | {line}" for line in text.splitlines()[-15:]) or "  | (its log is empty)"
-    cause = next((fix for sign, fix in _CAUSES.items() if sign in text), cause or "see the log")
+    cause = next((fix for sign, fix in causes.items() if sign in text), "see the log")
     return f"{one.name} runtime ({one.model}) {what}.\n{tail}\nlikely cause: {cause}\nfull log: {one.log}"
 
 

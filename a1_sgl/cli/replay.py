@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -106,7 +107,8 @@ def replay(
     console.print(about, markup=False, highlight=False)
     for table in tables:
         console.print(f"\n{table['title']}", style="bold", markup=False, highlight=False)
-        console.print(_rich(table))
+        for part in _parts(table, console.width):
+            console.print(_rich(part))
     console.print(f"\n{core.UNKNOWN}", style="dim", markup=False, highlight=False)
     if out is not None:
         from a1_sgl.evals import page
@@ -179,7 +181,8 @@ def _by_turn(shown: list[Shown], alpha: float) -> dict[str, Any]:
         rates = [one.rates.by("turn").get(turn) for one in shown]
         rows.append([str(turn), str(max(rate.n for rate in rates if rate)), *map(_interval, rates)])
     head = ["turn", "chunks", *(one.name for one in shown)]
-    return {"title": f"Rate by turn at alpha {alpha:g}, seed 0; {SHOWN}", "head": head, "rows": rows}
+    title = f"Rate by turn at alpha {alpha:g}, seed 0; {SHOWN}"
+    return {"title": title, "head": head, "rows": rows, "keys": 2}
 
 
 def _questions(shown: list[Shown], alpha: float) -> dict[str, Any]:
@@ -227,6 +230,20 @@ def _martingale(plan: Replay) -> dict[str, Any]:
         "head": ["watched", "how many", "log wealth", "passes 100"],
         "rows": rows,
     }
+
+
+def _parts(content: dict[str, Any], width: int) -> Iterator[dict[str, Any]]:
+    """The table itself if it is not wider; else several, each with its first columns and as many others as fit."""
+    head, rows, keys = content["head"], content["rows"], content.get("keys", 1)
+    sizes = [max(map(len, column)) + 2 for column in zip(head, *rows, strict=True)]
+    room, parts = width + 2 - sum(sizes[:keys]), [[keys]]
+    for i in range(keys + 1, len(head)):
+        if sum(sizes[column] for column in (*parts[-1], i)) > room:
+            parts.append([])
+        parts[-1].append(i)
+    for part in parts:
+        columns = [*range(keys), *part]
+        yield {"head": [head[i] for i in columns], "rows": [[row[i] for i in columns] for row in rows]}
 
 
 def _rich(content: dict[str, Any]) -> Table:

@@ -66,6 +66,16 @@ def test_three_runs_fit_with_their_bounds(printed, by_turn, says):
     assert [cell.strip() for cell in rows[at + 3] if cell.strip()] == ["by turn", says, says, says]
 
 
+@pytest.mark.parametrize(("width", "parts"), [(80, [["A", "B"], ["C", "D"]]), (40, [["A"], ["B"], ["C"], ["D"]])])
+def test_a_table_that_is_too_wide_comes_in_parts(width, parts):
+    cells = ["20.6% [10.8, 33.8] ±25.7%"] * 4
+    content = {"title": "", "head": ["turn", "chunks", *"ABCD"], "rows": [["0", "160", *cells]] * 2, "keys": 2}
+    found = list(replay._parts(content, width))
+    assert [part["head"] for part in found] == [["turn", "chunks", *names] for names in parts]
+    assert all(row == ["0", "160", *cells[: len(row) - 2]] for part in found for row in part["rows"])
+    assert list(replay._parts(content, 1000)) == [{"head": content["head"], "rows": content["rows"]}]
+
+
 @pytest.mark.parametrize("swept", [False, True])
 def test_every_gate_s_replay_fits_with_its_bound(printed, swept):
     measured = {

@@ -3,15 +3,20 @@
 import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import contextmanager
 
 import httpx
 import psutil
 import pytest
+from typer.testing import CliRunner
 
+from a1_sgl import cli as command_line
 from a1_sgl.errors import ConfigError, RuntimeFault
 from a1_sgl.launch import cpu_engine
 from a1_sgl.launch.pocket import pocket_specs
@@ -22,6 +27,12 @@ def cli(*arguments, **options):
     return subprocess.run(
         [sys.executable, "-m", "a1_sgl.cli", *arguments], capture_output=True, text=True, timeout=200, **options
     )
+
+
+def invoke(*arguments):
+    """The command in this process."""
+    command_line._register()
+    return CliRunner(env={"COLUMNS": "200"}).invoke(command_line.app, arguments)
 
 
 def group(pid):
@@ -45,6 +56,8 @@ def wait_for(condition, seconds=30):
 
 def test_a_runtime_that_dies_shows_its_log_and_the_likely_cause(tmp_path):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "draft.log").write_text("the last words of another")
     with pytest.raises(RuntimeFault) as caught, serve([Spec("draft", str(tmp_path / "empty"))], tmp_path / "logs"):
         pass
     said = str(caught.value)
@@ -53,7 +66,8 @@ def test_a_runtime_that_dies_shows_its_log_and_the_likely_cause(tmp_path):
     assert "likely cause: the model folder" in said
     assert str(tmp_path / "logs" / "draft.log") in said
     assert "  | " in said
-    assert [one.name for one in (tmp_path / "logs").iterdir()] == ["draft.log"]
+    assert sorted(one.name for one in (tmp_path / "logs").iterdir()) == ["draft.log", "draft.previous.log"]
+    assert (tmp_path / "logs" / "draft.previous.log").read_text() == "the last words of another"
 
 
 def test_detached_then_status_then_killed_launcher_leaves_nothing(tmp_path):
@@ -77,6 +91,63 @@ def test_detached_then_status_then_killed_launcher_leaves_nothing(tmp_path):
     assert (status.returncode, status.stdout.count("dead")) == (1, 2)
     assert "nothing was running" in cli("launch", "stop", "--state", state).stdout
     assert cli("launch", "status", "--state", state).returncode == 1
+
+
+@pytest.fixture
+def sleepers(monkeypatch):
+    """Stand-ins for runtimes: processes that sleep, and the log of each."""
+
+    @contextmanager
+    def serve(specs, logs, **_):
+        logs.mkdir(parents=True)
+        running, processes = [], []
+        for name in ("draft", "target"):
+            (logs / f"{name}.log").write_text(f"No module named needless\n{name} is ready\n")
+            processes.append(one := subprocess.Popen(["sleep", "600"]))
+            born = psutil.Process(one.pid).create_time()
+            running.append(
+                Running(name, f"models/{name}", "http://127.0.0.1:9", one.pid, born, str(logs / f"{name}.log"))
+            )
+        try:
+            yield running
+        finally:
+            for one in processes:
+                one.kill()
+                one.wait()
+
+    monkeypatch.setattr("a1_sgl.cli.launch.serve", serve)
+
+
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [
+        (signal.SIGKILL, "was ended by signal 9.*likely cause: somebody killed it, or"),
+        (signal.SIGTERM, "by signal 15.*see"),
+    ],
+)
+def test_what_ended_a_runtime_is_told_and_all_logs_stay(number, says, sleepers, tmp_path):
+    state = tmp_path / "state"
+
+    def kill():
+        wait_for(lambda: State(state).runtimes())
+        os.kill(State(state).runtimes()[1].pid, number)
+
+    (killer := threading.Thread(target=kill)).start()
+    ended = invoke("launch", "pocket", "--state", str(state))
+    killer.join()
+    assert isinstance(ended.exception, RuntimeFault)
+    assert re.search(f"(?s)target runtime .*{says}", str(ended.exception))
+    assert {path.name for path in (state / "logs").iterdir()} == {"draft.log", "target.log"}
+    assert State(state).ended is not None
+    status = invoke("launch", "status", "--state", str(state))
+    assert status.exit_code == 1
+    assert re.search(f"(?s)target runtime .*{says}", status.stdout)
+    assert "target is ready" in status.stdout
+    assert "the other runtimes were stopped" in status.stdout
+    found = json.loads(invoke("launch", "status", "--state", str(state), "--json").stdout)
+    assert [one["state"] for one in found["runtimes"]] == ["dead", "dead"]
+    assert re.search(f"(?s){says}", found["ended"]["what"])
+    assert set(found["ended"]["logs"]) == {"draft", "target"}
 
 
 @pytest.mark.slow
