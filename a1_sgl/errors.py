@@ -44,24 +44,20 @@ def first_line(error: BaseException) -> str:
 
 
 def told(error: BaseException) -> str:
-    """An error in one line. Of one that is not of this library's making it says where: its last frame in a user's file,
-    or, if it has none, the last of all."""
+    """An error in one line; where it came through a file of the user's, with its last line there."""
     what = f"{type(error).__name__}: {' '.join(str(error).split())}" if str(error) else type(error).__name__
     if isinstance(error, A1Error):
         return what
     if isinstance(error, SyntaxError) and error.filename:  # it says the line itself, but not the whole path
         return f"{type(error).__name__}: {error.msg} ({_shown(error.filename)}:{error.lineno})"
-    frames = list(traceback.walk_tb(error.__traceback__))
-    if not frames:
-        return what
-    users = [one for one in frames if _is_users(one[0].f_globals, one[0].f_code.co_filename)]
-    frame, line = (users or frames)[-1]
-    return f"{what} ({_shown(frame.f_code.co_filename)}:{line})"
+    frames = [(frame.f_globals.get("__name__"), frame.f_code.co_filename, line)
+              for frame, line in traceback.walk_tb(error.__traceback__)]  # fmt: skip
+    users = [f"{what} ({_shown(file)}:{line})" for module, file, line in frames if _is_users(str(module), file)]
+    return users[-1] if users else what
 
 
-def _is_users(module: dict[str, object], file: str) -> bool:
-    ours = str(module.get("__name__")).partition(".")[0] == "a1_sgl"
-    return not ours and not file.startswith(("<", *_INSTALLED))
+def _is_users(module: str, file: str) -> bool:
+    return module.partition(".")[0] != "a1_sgl" and not file.startswith(("<", *_INSTALLED))
 
 
 _INSTALLED = tuple({f"{sysconfig.get_path(name)}/" for name in ("stdlib", "platstdlib", "purelib", "platlib")})

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from a1_sgl import __version__
-from a1_sgl.cli.app import App, Screen, quiet, verbose
+from a1_sgl.cli.app import App, Screen, VerboseOption, quiet, verbose
 from a1_sgl.errors import A1Error, told
 
 app = App(
@@ -38,6 +38,7 @@ def _a1(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
+    verbose: VerboseOption = False,
 ) -> None:
     pass
 

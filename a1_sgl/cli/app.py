@@ -152,6 +152,11 @@ def _read(file: Path) -> dict[str, Any]:
     return {str(key): value for key, value in said.items()}
 
 
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", "-v", callback=_talk, is_eager=True, help="Show tracebacks and what is logged.")
+]
+
+
 def _options(
     options: Annotated[
         Path | None,
@@ -160,8 +165,6 @@ def _options(
             help="Options from a YAML or TOML file, by their names; those given here go before them.",
         ),
     ] = None,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", callback=_talk, is_eager=True, help="Show tracebacks and what is logged.")
-    ] = False,
+    verbose: VerboseOption = False,
 ) -> None:  # fmt: skip
     """What is shared."""

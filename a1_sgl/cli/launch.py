@@ -100,6 +100,8 @@ def _show(store: State, running: list[Running], as_json: bool) -> bool:
         when = time.strftime("%H:%M:%S on %d %B", time.localtime(ended["at"]))
         console.print(f"\n{ended['what']}\nThat was at {when}; the other runtimes were stopped.", markup=False,
                       highlight=False, soft_wrap=True)  # fmt: skip
+    elif running and not store.launcher_alive():
+        console.print("\nTheir launcher was killed, and they ended with it; the logs are still there.", highlight=False)
     return set(states.values()) == {"healthy"}
 
 

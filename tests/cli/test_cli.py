@@ -292,6 +292,9 @@ def test_solve_shows_who_wrote_each_chunk_and_its_p_value(here, runtimes, tmp_pa
     assert any(line.startswith("draft") and " p = 0." in line for line in lines)
     assert any(line.startswith("answer: ") for line in lines)
     assert max(map(len, lines)) <= 80
+    assert "scores of the pocket pair's own card" in done.stderr
+    other = here("solve", question, "--temperature", "0.9", *where)
+    assert "no --calibration card" in other.stderr  # that one was made at another
 
 
 def test_solve_shows_any_program(here, runtimes, tmp_path):

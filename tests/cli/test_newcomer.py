@@ -71,6 +71,7 @@ def test_a_program_s_own_error_names_file_and_line(program, says, here, fakes, o
     told = here("solve", QUESTION, "--program", f"{own_file}:{program}", "-v")
     assert "Traceback (most recent call last)" in told.stderr
     assert f'mine.py", line {number}' in told.stderr
+    assert "Traceback (most" in here("-v", "solve", QUESTION, "--program", f"{own_file}:{program}").stderr
     assert "Traceback" not in here("solve", QUESTION, "--program", f"{own_file}:{program}").stderr
 
 
@@ -148,6 +149,23 @@ def test_an_eval_is_json_too(here, fakes, tmp_path):
     found = json.loads(here("compare", "run", "other", "--json").stdout)
     assert found["comparisons"][0]["difference"]["questions"] == 3
     assert json.loads(here("grade", "run", "--again", "--json").stdout)["chains"] == 6
+
+
+def test_calibrate_certify_bench_and_doctor_are_json_too(here, fakes, tmp_path):
+    made = json.loads(here("calibrate", "--out", "cal", *SMALL, "--json").stdout)
+    assert (made["card"], made["questions"]) == ("cal/card.json", 3)
+    risk = ["--calibration", made["card"], "--epsilon", "0.5", "--alphas", "0.5", "--questions", "8", "--chains", "2"]
+    sure = json.loads(here("certify", "--out", "sure", *risk, "--json").stdout)
+    assert [trial["alpha"] for trial in sure["trials"]] == [0.5]
+    assert sure["card"] in (None, "sure/card.json")
+    arms = ["--arm", "a1", "--arm", "a1_lookahead", "--repeats", "1", "--task", "chain"]
+    raced = here("bench", "--out", "bench", *SMALL, *arms, "--json")
+    assert raced.returncode == 0, raced.stderr
+    assert json.loads(raced.stdout) == json.loads((tmp_path / "bench" / "results.json").read_text())
+    again = here("bench", "--out", "bench", *SMALL, *arms, "--seed", "1", "--overwrite", "--json")
+    assert again.returncode == 0, again.stderr
+    checks = {one["name"]: one["state"] for one in json.loads(here("doctor", "--json").stdout)["checks"]}
+    assert (checks["sglang"], checks["runtimes"]) == ("ok", "none")
 
 
 def test_each_turn_s_rate_stands_beside_what_is_promised_of_it(here, fakes):

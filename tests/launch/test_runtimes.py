@@ -17,9 +17,12 @@ import pytest
 from typer.testing import CliRunner
 
 from a1_sgl import cli as command_line
+from a1_sgl.conformal import Card
 from a1_sgl.errors import ConfigError, RuntimeFault
+from a1_sgl.evals.runner import Eval
+from a1_sgl.evals.tasks import find_task
 from a1_sgl.launch import cpu_engine
-from a1_sgl.launch.pocket import pocket_specs
+from a1_sgl.launch.pocket import PAIRS, card_path, pocket_specs
 from a1_sgl.launch.runtimes import Running, Spec, State, serve
 
 
@@ -89,6 +92,7 @@ def test_detached_then_status_then_killed_launcher_leaves_nothing(tmp_path):
     assert wait_for(lambda: not any(group(pid) for pid in pids)), "processes were left behind"
     status = cli("launch", "status", "--state", state)
     assert (status.returncode, status.stdout.count("dead")) == (1, 2)
+    assert "Their launcher was killed" in status.stdout
     assert "nothing was running" in cli("launch", "stop", "--state", state).stdout
     assert cli("launch", "status", "--state", state).returncode == 1
 
@@ -184,6 +188,20 @@ def test_missing_weights_and_pairs_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr("a1_sgl.launch.pocket._HERE", tmp_path)
     with pytest.raises(ConfigError, match="chain/draft holds no weights"):
         pocket_specs()
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_pocket_pair_has_a_card_for_a1_as_its_task_has_it(name):
+    task, card = find_task(name), Card.load(card_path(name))
+    plan = Eval(
+        task=task, split="test", program="a1", runtime=None, chains=1, alpha=0.25, card=card, questions=50,
+        sampling={"temperature": task.temperature, "top_p": 1.0},
+    )  # fmt: skip
+    mine = {"task": name, "program": "a1", "parameters": plan.arguments, "stop": plan.stop, "sampling": plan.sampling}
+    assert {key: card.protocol[key] for key in mine} == mine
+    assert len(card.scores) > 1000
+    assert not {question.id for question in plan.asked} & set(card.questions)
+    assert card_path(name).stat().st_size < 100_000
 
 
 # --- the CPU engine's stand-ins ------------------------------------------------------------------------------
