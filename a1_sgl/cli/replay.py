@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from a1_sgl.cli import common, complete, console
-from a1_sgl.conformal import BUDGETS, GATES
+from a1_sgl.conformal import BUDGETS, FROZEN, GATES
 from a1_sgl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -64,8 +64,8 @@ def replay(
     if minimum < 1:
         raise ConfigError(f"--minimum must be at least 1 chunk, not {minimum}")
     own_gate, own_alpha = _own(traces)
-    if alpha is not None and own_gate in BUDGETS:  # it has an alpha of its own and no other
-        own_gate = None
+    if (alpha is not None and own_gate in BUDGETS) or (calibration is None and own_gate == FROZEN):
+        own_gate = None  # a budget has an alpha of its own and no other, and the card's scores are not in the run
     alpha = alpha if alpha is not None else own_alpha or 0.4
     alphas = _alphas(sweep) if sweep else [alpha]
     for one in alphas:
