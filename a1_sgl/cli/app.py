@@ -113,7 +113,7 @@ def _from_file(context: typer.Context, file: Path | None) -> Path | None:
     defaults: dict[str, Any] = {}
     for key, value in given.items():
         option = names[key]
-        many, flag = getattr(option, "multiple", False), getattr(option, "is_flag", False)
+        many, flag = getattr(option, "multiple", False) or option.nargs != 1, getattr(option, "is_flag", False)
         if key == "set" and isinstance(value, dict):
             value = [f"{name}={_text(one)}" for name, one in value.items()]
         elif many and not isinstance(value, list):
