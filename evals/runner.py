@@ -37,7 +37,7 @@ from a1_sgl.evals.grading_stage import Grading
 from a1_sgl.evals.metrics import summarise
 from a1_sgl.evals.tasks import Task, sha256
 from a1_sgl.programs import Program, find_program, stop_strings
-from a1_sgl.records import Recorder, RunFolder
+from a1_sgl.records import Recorder, RunFolder, discard
 from a1_sgl.session import Backend, find_audit, find_rate, stoppable
 from a1_sgl.types import (
     AuditEvent,
@@ -252,6 +252,14 @@ class Eval:
             "alarm": None if self.alarm == "warn" else self.alarm,  # a warning changes no decision
         }
 
+    def check_card(self, backend: Backend) -> None:
+        """Refuses a card that was made for something else. Errors as in `Card.check`."""
+        if self.card is not None:
+            self.card.check(
+                self.protocol(backend), [question.id for question in self.asked], alpha=self.alpha,
+                packages=packages(), allow=self.allow_mismatch,
+            )  # fmt: skip
+
     def standing(self, backend: Backend, questions: Iterable[str]) -> Standing | None:
         """Whether the card's certificate speaks of these questions, by their ids, run so; None where it has none.
 
@@ -345,12 +353,13 @@ Work = tuple[Question, tuple[int, ...]]
 
 
 def evaluate(
-    plan: Eval, backend: Backend, out: Path, progress: Progress | None = None
+    plan: Eval, backend: Backend, out: Path, progress: Progress | None = None, *, overwrite: bool = False
 ) -> tuple[RunFolder, dict[str, Any]]:
     """Runs what is missing of `plan` in folder `out` and writes the summary.
 
     Args:
         progress: called about twice a second with the recorder and the number of chains planned.
+        overwrite: whether an earlier run in `out` is thrown away, once nothing speaks against this one.
 
     Raises:
         ConfigError: the folder belongs to another configuration or is written to by another process, or the card to
@@ -359,14 +368,12 @@ def evaluate(
         Interrupted: Ctrl-C, after calls in flight were aborted.
     """
     questions = plan.asked
-    if plan.card is not None:
-        plan.card.check(
-            plan.protocol(backend), [question.id for question in questions], alpha=plan.alpha, packages=packages(),
-            allow=plan.allow_mismatch,
-        )  # fmt: skip
+    plan.check_card(backend)
     standing = plan.standing(backend, [question.id for question in questions])
     together = plan.chains if plan.strategy.joint else 1
     planned, interrupted = len(questions) * plan.chains, False
+    if overwrite:
+        discard(out)
     with RunFolder.open(out, plan.configuration(backend), environment(backend), together=together) as folder:
         folder.ask(questions)
         folder.note("certificate", standing and {"covered": standing.covered, "says": str(standing)})
@@ -534,7 +541,9 @@ class _Run:
             self._ended.set()
 
 
-def calibrate(plan: Eval, backend: Backend, out: Path, progress: Progress | None = None) -> tuple[Card, dict[str, Any]]:
+def calibrate(
+    plan: Eval, backend: Backend, out: Path, progress: Progress | None = None, *, overwrite: bool = False
+) -> tuple[Card, dict[str, Any]]:
     """Runs `plan` with a gate that starts empty and makes a card of all its scores.
 
     Draft chunks after a take-over differ from those before, so the scores are collected under the policy they are
@@ -547,7 +556,7 @@ def calibrate(plan: Eval, backend: Backend, out: Path, progress: Progress | None
         raise ConfigError(f"a card needs every chunk's score; calibrate with eta 0, not {plan.eta:g}")
     if not plan.gated:
         raise ConfigError(f"program {plan.program} has no gate, so there is nothing to calibrate")
-    folder, summary = evaluate(plan, backend, out, progress)
+    folder, summary = evaluate(plan, backend, out, progress, overwrite=overwrite)
     verdicts = [event for event in folder.events if isinstance(event, VerdictEvent)]
     questions = sorted({chain.question for chain in folder.chains})
     index = {question: i for i, question in enumerate(questions)}

@@ -80,10 +80,8 @@ def bench(
         temperature=temperature, in_flight=runtimes.in_flight,
     )  # fmt: skip
     with runtimes.connect(None) as backend, terminate_on_sigterm():
-        if overwrite:
-            common.overwrite(out, "settings.json")
         try:
-            results = race(plan, backend, out, lambda name: progress(name, quiet or as_json))
+            results = race(plan, backend, out, lambda name: progress(name, quiet or as_json), overwrite=overwrite)
         except Interrupted as stop:
             errors.print(f"{stop}; the same command goes on", markup=False, highlight=False, soft_wrap=True)
             raise typer.Exit(130) from None

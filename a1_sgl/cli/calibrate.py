@@ -58,11 +58,9 @@ def calibrate(
     )  # fmt: skip
     with runtimes.connect(plan.runtime) as backend, terminate_on_sigterm():
         common.check_recipe(recipe, plan, backend)
-        if overwrite:
-            common.overwrite(out, "run.json")
         try:
             with progress("calibrate", quiet or as_json) as shown:
-                card, summary = run(plan, backend, out, shown)
+                card, summary = run(plan, backend, out, shown, overwrite=overwrite)
         except Interrupted as stop:
             errors.print(f"{stop}; the same command goes on", markup=False, highlight=False, soft_wrap=True)
             raise typer.Exit(130) from None

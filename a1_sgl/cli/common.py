@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -213,27 +212,6 @@ def as_json(content: Any) -> None:
 
 def _jsonable(value: Any) -> Any:
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
-
-
-def overwrite(out: Path, mark: str) -> None:
-    """Takes an earlier run out of `out`; called when the next one is sure to begin.
-
-    Raises:
-        ConfigError: it is not empty and does not hold the file `mark`, by which such a run is known; or another process
-            writes to it.
-    """
-    if not out.exists():
-        return
-    if any(out.iterdir()) and not (out / mark).is_file():
-        raise ConfigError(
-            f"--overwrite takes away earlier runs and nothing else, and {out} holds something and no {mark}; name "
-            "another --out, or empty it yourself"
-        )
-    from a1_sgl.records.files import Lock
-
-    lock = Lock(out)
-    shutil.rmtree(out)
-    lock.release()
 
 
 def span(text: str) -> list[float]:

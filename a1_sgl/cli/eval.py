@@ -115,13 +115,11 @@ def eval_(
     assert out is not None
     with runtimes.connect(plan.runtime) as backend, terminate_on_sigterm():
         common.check_recipe(recipe, plan, backend)
-        if overwrite:
-            common.overwrite(out, "run.json")
         if gated and plan.card is None:
             errors.print(common.NO_CARD, markup=False, highlight=False, soft_wrap=True)
         try:
             with progress(f"{strategy.name} {plan.runtime or ''}".strip(), quiet or as_json) as shown:
-                _, summary = evaluate(plan, backend, out, shown)
+                _, summary = evaluate(plan, backend, out, shown, overwrite=overwrite)
         except Interrupted as stop:
             errors.print(f"{stop}; the same command goes on", markup=False, highlight=False, soft_wrap=True)
             raise typer.Exit(130) from None

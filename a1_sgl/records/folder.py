@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 import threading
 import time
 from collections import Counter, defaultdict
@@ -502,6 +503,27 @@ def _check_empty(path: Path) -> None:
     other = [one for one in path.iterdir() if one.name not in (files.Lock.NAME, "run.json.tmp")]
     if other and not (path / "run.json").exists():  # or another process has just begun a run here
         raise ConfigError(f"{path} is not empty and holds no run.json; use another --out")
+
+
+def discard(path: Path, mark: str = "run.json") -> None:
+    """Takes away a run's folder, or one of several runs, with all that is in it; no folder, or an empty one, is fine.
+
+    Args:
+        mark: the file by which such a folder is known.
+
+    Raises:
+        ConfigError: it holds something else, or another process writes to it.
+    """
+    if not path.exists():
+        return
+    if any(path.iterdir()) and not (path / mark).is_file():
+        raise ConfigError(
+            f"--overwrite takes away earlier runs and nothing else, and {path} holds something and no {mark}; name "
+            "another --out, or empty it yourself"
+        )
+    lock = files.Lock(path)
+    shutil.rmtree(path)
+    lock.release()
 
 
 def _check_single(path: Path, finished: Iterable[Finished]) -> None:

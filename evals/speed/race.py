@@ -26,7 +26,7 @@ from a1_sgl.evals.runner import Progress, evaluate
 from a1_sgl.evals.speed.arms import Arm, Bench
 from a1_sgl.evals.speed.limits import Costs, chain_speed_up
 from a1_sgl.evals.speed.waits import busy, gamma, waits
-from a1_sgl.records import RunFolder
+from a1_sgl.records import RunFolder, discard
 from a1_sgl.session import Backend
 from a1_sgl.session.transcript import as_ids
 from a1_sgl.types import Call, DropEvent, Usage, VerdictEvent, calls_of
@@ -135,12 +135,19 @@ class Results(BaseModel):
         return runs[(len(runs) - 1) // 2]
 
 
-def race(bench: Bench, pair: Backend, out: Path, tell: Callable[[str], Shown] = lambda name: nullcontext()) -> Results:
+SETTINGS = "settings.json"
+
+
+def race(
+    bench: Bench, pair: Backend, out: Path, tell: Callable[[str], Shown] = lambda name: nullcontext(), *,
+    overwrite: bool = False,
+) -> Results:  # fmt: skip
     """Runs what is missing of `bench` in `out` and compares. A run that was interrupted begins anew.
 
     Args:
         pair: with as many places as `Bench.in_flight` says.
         tell: given a run's name, whatever shows its progress for as long as it runs.
+        overwrite: whether an earlier bench in `out` is thrown away, once nothing speaks against this one.
 
     Raises:
         ConfigError: the folder holds another bench, or the runtimes are none that can be compared.
@@ -148,6 +155,11 @@ def race(bench: Bench, pair: Backend, out: Path, tell: Callable[[str], Shown] = 
         Interrupted: as `evaluate`; the same bench goes on from there.
     """
     _check(bench, pair)
+    if overwrite:
+        for name in bench.arms:
+            arm = bench.plan(name)
+            arm.check_card(pair if arm.runtime is None else pair.alone(arm.runtime))
+        discard(out, SETTINGS)
     _claim(bench, pair, out)
     runs: list[Run] = []
     warm = False
@@ -185,7 +197,7 @@ def _check(bench: Bench, pair: Backend) -> None:
 
 def _claim(bench: Bench, pair: Backend, out: Path) -> None:
     """Notes what the folder's bench is, or refuses another one; more rounds may follow."""
-    mine, path = _settings(bench, pair), out / "settings.json"
+    mine, path = _settings(bench, pair), out / SETTINGS
     if path.exists():
         theirs = json.loads(path.read_bytes())
         differ = [name for name in mine if name != "repeats" and mine[name] != theirs.get(name)]

@@ -201,9 +201,11 @@ def test_overwrite_throws_a_run_away_and_nothing_else(here, fakes, tmp_path):
     assert refused.returncode == 2
     assert "--overwrite begins anew" in refused.stderr
     began = RunFolder.read(tmp_path / "run").run["sessions"]
-    wrong = here(*first, "--alpha", "0.5", "--overwrite", "--gate", "magic")  # nothing is lost to a slip
-    assert wrong.returncode == 2
-    assert RunFolder.read(tmp_path / "run").run["sessions"] == began
+    assert here("calibrate", "--out", "cal", *SMALL).returncode == 0
+    for slip in (["--gate", "magic"], ["--calibration", "cal/card.json", "--temperature", "0.9"]):  # nothing is lost
+        wrong = here(*first, "--alpha", "0.5", "--overwrite", *slip)
+        assert wrong.returncode == 2
+        assert RunFolder.read(tmp_path / "run").run["sessions"] == began
     done = here(*first, "--alpha", "0.5", "--overwrite")
     assert done.returncode == 0, done.stderr
     assert RunFolder.read(tmp_path / "run").run["configuration"]["gate"]["alpha"] == 0.5
