@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from a1_sgl.conformal import SCORES
 from a1_sgl.errors import ConfigError
 from a1_sgl.evals.metrics import chains_by_question
 from a1_sgl.programs import find_program
 from a1_sgl.records import ChainRecord, RunFolder
-from a1_sgl.types import AuditEvent, ChunkEvent, DropEvent, RatingEvent, VerdictEvent
+from a1_sgl.types import PROGRAM, AuditEvent, ChunkEvent, DropEvent, RatingEvent, VerdictEvent
 from a1_sgl.voting import decide
 
 EMBEDDED = 20_000_000
 """Characters of data up to which a page takes up questions without a failure; those with one are always there."""
+KINDS = ("draft", "target", PROGRAM, "dropped")
+"""How a chunk is shown."""
 LOST = "lost"
+OWN = "score"
+"""Name of what a program judges by that takes no score by name."""
 
 Name = tuple[str, int]
 
@@ -40,21 +45,31 @@ class Browsed:
     authors: list[str]
 
 
+class _Asked(NamedTuple):
+    """A question as one run has it: what it is the same question by in all of them, its vote, and what is shown."""
+
+    key: str
+    vote: tuple[bool, str | None]
+    shown: dict[str, Any]
+
+
 def browsed(runs: Mapping[str, RunFolder], most: int = EMBEDDED) -> Browsed:
     """The questions with a failure in any run, and the others as long as all of it is at most `most` characters."""
     found = {name: _questions(folder) for name, folder in runs.items()}
-    asked: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for questions in found.values():
-        for one in questions.values():
-            asked[one["key"]].append(one)
+    asked: defaultdict[str, list[_Asked]] = defaultdict(list)
+    for one in itertools.chain(*found.values()):
+        asked[one.key].append(one)
     for same in asked.values():
-        apart = len({one.pop("vote") for one in same}) > 1
+        apart = len({one.vote for one in same}) > 1
         for one in same:
-            one["apart"] = apart
-    failed = {key for key, same in asked.items() if any(_failed(chain) for one in same for chain in one["chains"])}
-    kept, size = set(), 0
+            one.shown["apart"] = apart
+    failed = {
+        key for key, same in asked.items() if any(_failed(chain) for one in same for chain in one.shown["chains"])
+    }
+    kept: set[str] = set()
+    size = 0
     for key in sorted(asked, key=lambda key: key not in failed):  # stable: else in the order they were asked
-        size += sum(len(json.dumps(one, ensure_ascii=False)) for one in asked[key])
+        size += sum(len(json.dumps(one.shown, ensure_ascii=False)) for one in asked[key])
         if key in failed or size <= most:
             kept.add(key)
     if len(kept) == len(asked):
@@ -65,20 +80,17 @@ def browsed(runs: Mapping[str, RunFolder], most: int = EMBEDDED) -> Browsed:
             f"{' in any run' if len(runs) > 1 else ''}, and as many others as {most / 1e6:g} MB hold. The rest is in "
             f"the run folder{'s' if len(runs) > 1 else ''}."
         )
-    shown = [
-        {
-            "name": name,
-            **_measures(runs[name]),
-            "questions": [one for one in questions.values() if one.pop("key") in kept],
-        }
+    shown: list[dict[str, Any]] = [
+        {"name": name, **_measures(runs[name]), "questions": [one.shown for one in questions if one.key in kept]}
         for name, questions in found.items()
     ]
     chunks = [k for run in shown for q in run["questions"] for chain in q["chains"] for k in chain["chunks"]]
-    authors = {k["author"] if k["author"] in ("draft", "target") else "program" for k in chunks}
-    marks = [kind for kind in ("draft", "target", "program") if kind in authors]
-    return Browsed(
-        shown, says, _keys(shown), marks + (["dropped"] if any(chunk["dropped"] for chunk in chunks) else [])
-    )
+    authors = {_kind(chunk["author"]) for chunk in chunks} | {"dropped" for chunk in chunks if chunk["dropped"]}
+    return Browsed(shown, says, _keys(shown), [kind for kind in KINDS if kind in authors])
+
+
+def _kind(author: str) -> str:
+    return author if author in ("draft", "target") else PROGRAM
 
 
 def _failed(chain: Mapping[str, Any]) -> bool:
@@ -89,10 +101,10 @@ def _failed(chain: Mapping[str, Any]) -> bool:
 def _measures(folder: RunFolder) -> dict[str, str]:
     """Names of the score that chunks were decided by, and of the evidence that a first stage saw."""
     configuration = folder.run["configuration"]
-    name = configuration.get("score", "score")
+    name = configuration.get("score", OWN)
     try:  # some programs decide by a measure of their own
         if "score" not in find_program(configuration["program"]).own:
-            name = "score"
+            name = OWN
     except ConfigError:  # a file that is not there any more
         pass
     first = (configuration["gate"] or {}).get("first")
@@ -105,12 +117,12 @@ def _keys(shown: list[dict[str, Any]]) -> list[str]:
         k["score"] is not None or "stage" in k for q in run["questions"] for c in q["chains"] for k in c["chunks"]
     )]  # fmt: skip
     names = dict.fromkeys(name for run in decided for name in (run["score"], run["first"]) if name)
-    own = {"score": "what the program itself judges a chunk by"}
-    return [f"{name}: {SCORES[name].about if name in SCORES else own.get(name, 'a score of your own')}" for name in names]
+    about = {name: score.about for name, score in SCORES.items()} | {OWN: "what the program itself judges a chunk by"}
+    return [f"{name}: {about.get(name, 'a score of your own')}" for name in names]
 
 
-def _questions(folder: RunFolder) -> dict[str, dict[str, Any]]:
-    """By id, in the order they were asked."""
+def _questions(folder: RunFolder) -> list[_Asked]:
+    """In the order they were asked."""
     chunks, raters = _chunks(folder)
     groups: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     for chain in folder.chains:
@@ -126,18 +138,17 @@ def _questions(folder: RunFolder) -> dict[str, dict[str, Any]]:
         })  # fmt: skip
     asked, graded = folder.questions(), chains_by_question(folder)
     gold = {chain.question: chain.gold for chain in folder.chains}
-    found = {}
+    found = []
     for question in [*(one for one in asked if one in groups), *(one for one in groups if one not in asked)]:
         messages = [str(m["content"]) for m in asked[question].messages] if question in asked else [question]
-        found[question] = {
+        shown = {
             "id": question,
-            "key": "\n".join([folder.run["configuration"]["task"], question, *messages]),
-            "vote": _vote(folder, graded.get(question, [])),
             "text": "\n".join(messages),
             "title": messages[-1][:60] if question in asked else "",
             "gold": gold[question] if question in gold else asked[question].answer if question in asked else None,
             "chains": sorted(groups[question], key=lambda one: one["sample"]),
         }
+        found.append(_Asked("\n".join([question, *messages]), _vote(folder, graded.get(question, [])), shown))
     return found
 
 
@@ -173,6 +184,8 @@ def _chunks(folder: RunFolder) -> tuple[defaultdict[Name, list[dict[str, Any]]],
             if event.screening is not None:
                 stage = event.screening
                 chunk["stage"] = {"score": _short(stage.score), "p": _short(stage.p_value), "outcome": stage.outcome}
+            if event.losses is not None:
+                chunk["losses"] = [[piece, round(loss, 3)] for piece, loss in event.losses]
             if event.audit:
                 chunk["audit"] = "no answer, counts as wrong"
         elif isinstance(event, AuditEvent) and event.place in judged:

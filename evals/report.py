@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from a1_sgl.errors import ConfigError
@@ -35,9 +34,8 @@ def write(page: Path, runs: Mapping[str, RunFolder], title: str = "Runs") -> lis
     for name, folder in runs.items():
         if not folder.chains:
             raise ConfigError(f"run {name} has no finished chain yet")
-    names = labelled(runs)
-    paths = dict(zip(names, runs, strict=True))
-    runs = names
+    paths = dict(zip(named := labelled(runs), runs, strict=True))
+    runs = named
     summaries = {name: summarise(folder) for name, folder in runs.items()}
     try:
         pairs = comparison.compare(runs, summaries=summaries) if len(runs) > 1 else []
@@ -50,7 +48,8 @@ def write(page: Path, runs: Mapping[str, RunFolder], title: str = "Runs") -> lis
         "latency": partial(_latency, runs),
         **({"take-over by turn": partial(_turns, summaries)} if any(map(_gated, summaries.values())) else {}),
         **{
-            f"timeline {i}: {name}": partial(_timeline, name, folder) for i, (name, folder) in enumerate(runs.items(), 1)
+            f"timeline {i}: {name}": partial(_timeline, name, folder)
+            for i, (name, folder) in enumerate(runs.items(), 1)
         },
     }
     shown = browsed(runs)
@@ -95,14 +94,16 @@ def _about(summaries: Summaries) -> str:
     """What was asked, of all the runs, and what the figures mean."""
     asked: defaultdict[str, list[str]] = defaultdict(list)
     for name, s in summaries.items():
-        what = f"task {s['task']}, split {s['split']}: {s['questions']} questions, {s['chains_per_question']} chains each"
+        what = (
+            f"task {s['task']}, split {s['split']}: {s['questions']} questions, {s['chains_per_question']} chains each"
+        )
         asked[what].append(name)
     parts = [f"{what} ({'; '.join(names)})" if len(asked) > 1 else what for what, names in asked.items()]
     return (
-        f"{'. '.join(part[0].upper() + part[1:] for part in parts)}. [...]: 95% intervals, clustered by question. bound: "
-        "how far a rate can be from alpha after its decisions, whatever the scores were, where the gate promises it. "
-        "pass@k and maj@k: means over all subsets of k chains. decode, prefill: tokens. FLOPs: two for each parameter "
-        "and token computed, attention left out."
+        f"{'. '.join(part[0].upper() + part[1:] for part in parts)}. [...]: 95% intervals, clustered by question. "
+        "bound: how far a rate can be from alpha after its decisions, whatever the scores were, where the gate "
+        "promises it. pass@k and maj@k: means over all subsets of k chains. decode, prefill: tokens. FLOPs: two for "
+        "each parameter and token computed, attention left out."
     )
 
 
@@ -207,14 +208,16 @@ Point = tuple[float, Mapping[str, float]]
 def costs(summaries: Summaries) -> dict[str, dict[str, Point]]:
     """What a question took in each run, by kinds of cost, and how accurate a chain was.
 
-    Where the size of some model is not known there are no FLOPs, and all tokens, decoded and prefilled by any model, are
-    the nearest to them. Of an unfinished run, the chains that are finished count for as many questions as they make.
+    Where the size of some model is not known there are no FLOPs, and all tokens, decoded and prefilled by any model,
+    are the nearest to them. Of an unfinished run, the chains that are finished count for as many questions as they
+    make.
     """
     sized = all(s["flops"]["all"] is not None for s in summaries.values())
 
     def tokens(s: Mapping[str, Any], *roles: str) -> float:
         kinds = ("_decode", "_prefill")
-        return sum(n for key, n in s["tokens"].items() if key.endswith(kinds) and (not roles or key.startswith(roles)))
+        counts: Mapping[str, int] = s["tokens"]
+        return sum(n for key, n in counts.items() if key.endswith(kinds) and (not roles or key.startswith(roles)))
 
     kinds: dict[str, Callable[[Mapping[str, Any]], float]] = {
         "target tokens": lambda s: tokens(s, "target"),
@@ -255,11 +258,11 @@ def _cost(points: Mapping[str, Point], kind: str, narrow: bool) -> Figure:
         error = [[mean["mean"] - mean["low"]], [mean["high"] - mean["mean"]]]
         axes.errorbar([x], [mean["mean"]], yerr=error, linestyle="", capsize=3, label=name, **look(i))
     if len(points) > 1:
-        line = [points[name] for name in front(points)]
-        x, y = [cost for cost, _ in line], [accuracy["mean"] for _, accuracy in line]
+        line = [(cost, accuracy["mean"]) for cost, accuracy in (points[name] for name in front(points))]
+        line.append((max(cost for cost, _ in points.values()), line[-1][1]))
         axes.step(
-            [*x, max(cost for cost, _ in points.values())], [*y, y[-1]], where="post", color="black", linewidth=0.8,
-            linestyle="--", label="Pareto front", zorder=0,
+            *zip(*line, strict=True), where="post", color="black", linewidth=0.8, linestyle="--", label="Pareto front",
+            zorder=0,
         )  # fmt: skip
     axes.set_xlim(left=-0.02 * axes.get_xlim()[1])  # a run at no cost is not cut in half
     labels(axes, narrow, UNITS[kind], "accuracy of a chain")
@@ -287,7 +290,7 @@ def _turns(summaries: Summaries, narrow: bool) -> Figure:
         axes.errorbar(x, y, yerr=errors, linestyle="", markersize=4, linewidth=0.9, label=name, **look(i))
         if over["nominal"] is not None:
             axes.axhline(over["nominal"], color=look(i)["color"], linewidth=0.8, linestyle="--")
-    axes.set_ylim(0, 1)
+    axes.set_ylim(-0.02, 1.02)
     labels(axes, narrow, "turn", "take-over rate")
     legend(axes, narrow, "dashed: alpha")
     return figure

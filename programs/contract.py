@@ -83,6 +83,7 @@ class Program:
         rate: str | None = None,
         audit: str | None = None,
         seed: int | None = None,
+        losses: bool = False,
         **settings: Any,
     ) -> ProgramState:
         """Runs the program; the state's ``ret_value`` is its `Result`.
@@ -96,7 +97,7 @@ class Program:
             samples: how many chains; or, where they do not depend on each other, their numbers.
             gate: decides on chunks; shared by all chains of all questions that it is given to.
             listener: told of every event.
-            vote, rate, audit, seed: as in `Query`; None is the program's way.
+            vote, rate, audit, seed, losses: as in `Query`; None is the program's way.
             settings: its own parameters, sampling parameters and stop strings (`a1_sgl.programs.chunking`).
 
         Raises:
@@ -104,7 +105,7 @@ class Program:
             RuntimeFault: every chain broke off.
             ChainAborted: it was stopped from outside.
         """
-        query = self._query(question, samples, listener, vote, rate, audit, seed)
+        query = self._query(question, samples, listener, vote, rate, audit, seed, losses)
         return wait(self._run(query, backend, gate, settings))
 
     async def arun(
@@ -119,10 +120,11 @@ class Program:
         rate: str | None = None,
         audit: str | None = None,
         seed: int | None = None,
+        losses: bool = False,
         **settings: Any,
     ) -> ProgramState:
         """Like `run`, to be awaited in any event loop. Cancelling it aborts its chains and waits for their end."""
-        query = self._query(question, samples, listener, vote, rate, audit, seed)
+        query = self._query(question, samples, listener, vote, rate, audit, seed, losses)
         return await elsewhere(self._run(query, backend, gate, settings))
 
     def stream(self, **arguments: Any) -> Generator[Event, None, Result]:
@@ -223,11 +225,11 @@ class Program:
 
     def _query(
         self, question: str | Question, samples: int | Sequence[int] | None, listener: Listener | None,
-        vote: str | None, rate: str | None, audit: str | None, seed: int | None,
+        vote: str | None, rate: str | None, audit: str | None, seed: int | None, losses: bool,
     ) -> Query:  # fmt: skip
         query = Query.of(
             question, self.samples if samples is None else samples, listener=listener, vote=vote or self.vote,
-            rate=rate or self.rate, audit=audit or Query.audit, seed=seed,
+            rate=rate or self.rate, audit=audit or Query.audit, seed=seed, losses=losses,
         )  # fmt: skip
         if self.joint and query.samples != tuple(range(query.chains)):
             raise ConfigError(
@@ -273,7 +275,7 @@ async def _ended(running: Coroutine[Any, Any, ProgramState], gate: Decider, ques
 
 
 _SHARED = frozenset(
-    ("s", "query", "gate", "question", "samples", "listener", "vote", "rate", "audit", "seed", "backend")
+    ("s", "query", "gate", "question", "samples", "listener", "vote", "rate", "audit", "seed", "losses", "backend")
 )
 """What no program may call a parameter of its own."""
 

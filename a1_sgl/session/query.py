@@ -27,6 +27,7 @@ class Query:
         seed: of the sampling. Only runtimes with ``--enable-deterministic-inference`` honour it.
         logprobs: whether the writer's runtime is asked for the log-probabilities of what it writes, as in
             `a1_sgl.engine.Request`. A `Program` asks for what its gate's first stage and its `score` need.
+        losses: whether verdicts tell the target's loss of every token, and not of the chunk alone.
     """
 
     question: Question
@@ -37,6 +38,7 @@ class Query:
     audit: str = "rewrite"
     seed: int | None = None
     logprobs: int | None = None
+    losses: bool = False
 
     def __post_init__(self) -> None:
         if not self.samples:

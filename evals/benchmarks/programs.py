@@ -251,8 +251,8 @@ def _rates(points: Mapping[str, Sequence[Run]], runs: Mapping[str, Run], narrow:
 
 def _cost(a1: Sequence[Run], runs: Mapping[str, Run], narrow: bool) -> Figure:
     figure, (axes,) = sheet(narrow, 5)
-    x = "target tokens a question: decoded (filled) or, for A1, with prefilled ones (open)"
-    labels(axes, narrow, x, ACCURACY)
+    cost = "target tokens a question: decoded (filled) or, for A1, with prefilled ones (open)"
+    labels(axes, narrow, cost, ACCURACY)
     ranked = sorted(a1, key=lambda run: run.rate or 0.0)
     ends = [runs["draft alone"], *ranked, runs["target alone"]]
     per = len(next(iter(runs.values())).chains) * CHAINS
@@ -267,7 +267,7 @@ def _cost(a1: Sequence[Run], runs: Mapping[str, Run], narrow: bool) -> Figure:
         voted = {int(k): interval["mean"] for k, interval in what.summary["maj_at"].items()}
         x = [k * each for k in voted] if name == "target" else [0.0] * len(voted)
         label = f"self-consistency of the {name}, m = 1 to {CHAINS}"
-        axes.plot(x, voted.values(), marker="s", linewidth=0.8, color=COLOURS[i], label=label)
+        axes.plot(x, list(voted.values()), marker="s", linewidth=0.8, color=COLOURS[i], label=label)
     legend(axes, narrow)
     return figure
 

@@ -21,13 +21,13 @@ Draw = Callable[[bool], Figure]
 """Draws a figure, in the shape that suits a wide page or, told so, a narrow one."""
 
 
-def look(i: int) -> dict[str, str]:
+def look(i: int) -> dict[str, Any]:
     """Colour and marker of the i-th thing in a figure."""
     return {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i // len(COLOURS) % len(MARKERS)]}
 
 
 def sheet(narrow: bool, height: float, rows: int = 1, columns: int = 1, **shape: Any) -> tuple[Figure, list[Axes]]:
-    """A figure and its axes, row by row; on a narrow page below each other. `height` is that of a wide one, in inches."""
+    """A figure and its axes, row by row; on a narrow page below each other. `height`: of a wide one, in inches."""
     if narrow:
         rows, columns, height = rows * columns, 1, height * (0.8 if columns == 1 else 1.6)
     figure = Figure(figsize=(3.6 if narrow else 9, height), layout="constrained")
@@ -82,13 +82,13 @@ def rates(shown: list[Shown], alpha: float, minimum: int, martingales: Mapping[s
             _bars(by_turn, [int(str(turn)) + shift for turn, _ in turns], [rate for _, rate in turns], one.name, i)
             questions = sorted(one.rates.by("question").values(), key=lambda rate: rate.hits / rate.n)
             _bars(by_question, [j + shift for j in range(len(questions))], questions, one.name, i)
-        for axes, x in (
+        for axes, what in (
             (by_turn, f"turn (deviations count turns of at least {minimum} chunks)"),
             (by_question, "question, in order of each gate's realised rate"),
         ):
             axes.axhline(alpha, color="black", linewidth=0.8, linestyle="--", label=f"nominal, alpha = {alpha:g}")
             axes.set_ylim(0, 1)
-            labels(axes, narrow, x, "take-over rate")
+            labels(axes, narrow, what, "take-over rate")
             legend(axes, narrow)
         for i, (name, values) in enumerate(martingales.items()):
             x = [j / max(1, len(values) - 1) for j in range(len(values))]

@@ -100,7 +100,7 @@ function shownChain(chain, run, entry, among, i) {
 function shownChunk(chunk, run) {
   const kind = ["draft", "target"].includes(chunk.author) ? chunk.author : "program";
   const one = make("span", "chunk " + kind + (chunk.dropped ? " dropped" : ""));
-  if (chunk.losses) one.append(...chunk.losses.map(shownToken));
+  if (chunk.losses) one.append(...tokens(chunk.losses));
   else one.textContent = chunk.text.trimEnd();
   const line = make("div", "line");
   one.title = chunk.author + ", turn " + chunk.turn + (chunk.dropped ? ", " + chunk.dropped : "");
@@ -113,7 +113,7 @@ function shownChunk(chunk, run) {
   if (chunk.p !== null && !(stage && stage.outcome === "accepted")) facts.push(compared(chunk));
   if (chunk.losses) {
     const [piece, loss] = chunk.losses.reduce((a, b) => (b[1] > a[1] ? b : a));
-    facts.push("highest loss " + loss.toFixed(2) + " at \u201c" + piece.trim() + "\u201d");
+    facts.push("highest loss " + short(loss) + " at " + (piece.trim() ? "\u201c" + piece.trim() + "\u201d" : "its end"));
   }
   if (chunk.audit) facts.push("audited: " + chunk.audit);
   if (facts.length) line.append(make("span", "about", " " + facts.join(", ") + " "));
@@ -133,11 +133,15 @@ function compared(chunk) {
   return "p " + cut(p) + (chunk.over ? " \u2264 " : " > ") + "level " + cut(level) + " (n " + chunk.n + ")";
 }
 
-function shownToken([piece, loss]) {
-  const one = make("span", "token", piece);
-  one.style.setProperty("--loss", Math.min(1, loss / 5).toFixed(2));
-  one.title = loss.toFixed(3);
-  return one;
+// Shaded by their losses; what is blank at the end takes up no lines, and an end token has no text of its own.
+function tokens(losses) {
+  const last = losses.findLastIndex(([piece]) => piece.trim());
+  return losses.map(([piece, loss], i) => {
+    const one = make("span", "token", i <= last ? piece : piece.replaceAll("\n", "\u21b5") || "\u220e");
+    one.style.setProperty("--loss", Math.min(1, loss / 5).toFixed(2));
+    one.title = "loss " + loss.toFixed(3);
+    return one;
+  });
 }
 
 function step(by) {
