@@ -73,7 +73,7 @@ def browsed(runs: Mapping[str, RunFolder], most: int = EMBEDDED) -> Browsed:
         if key in failed or size <= most:
             kept.add(key)
     if len(kept) == len(asked):
-        says = f"All {len(asked)} questions are in this page, {len(failed)} of them with a wrong or lost chain."
+        says = f"{len(kept)} of {len(asked)} questions are in this page, {len(failed)} with a wrong or lost chain."
     else:
         says = (
             f"{len(kept)} of {len(asked)} questions are in this page: all {len(failed)} with a wrong or lost chain"
@@ -81,9 +81,12 @@ def browsed(runs: Mapping[str, RunFolder], most: int = EMBEDDED) -> Browsed:
             f"the run folder{'s' if len(runs) > 1 else ''}."
         )
     shown: list[dict[str, Any]] = [
-        {"name": name, **_measures(runs[name]), "questions": [one.shown for one in questions if one.key in kept]}
+        {
+            "name": name, **_measures(runs[name]), "questions": (here := [q.shown for q in questions if q.key in kept]),
+            "left_out": len(questions) - len(here),
+        }
         for name, questions in found.items()
-    ]
+    ]  # fmt: skip
     chunks = [k for run in shown for q in run["questions"] for chain in q["chains"] for k in chain["chunks"]]
     authors = {_kind(chunk["author"]) for chunk in chunks} | {"dropped" for chunk in chunks if chunk["dropped"]}
     return Browsed(shown, says, _keys(shown), [kind for kind in KINDS if kind in authors])

@@ -37,12 +37,12 @@ def write(page: Path, runs: Mapping[str, RunFolder], title: str = "Runs") -> lis
     paths = dict(zip(named := labelled(runs), runs, strict=True))
     runs = named
     summaries = {name: summarise(folder) for name, folder in runs.items()}
+    sentences = [f"{name} is {s['certificate']['says']}." for name, s in summaries.items() if s["certificate"]]
+    pairs: list[dict[str, Any]] = []
     try:
         pairs = comparison.compare(runs, summaries=summaries) if len(runs) > 1 else []
-        sentences = [comparison.sentence(row) for row in pairs]
     except ConfigError as error:
-        sentences = [f"The runs are not compared: {' '.join(str(error).split())}."]
-    sentences += [f"{name} is {s['certificate']['says']}." for name, s in summaries.items() if s["certificate"]]
+        sentences.append(f"The runs are not compared: {' '.join(str(error).split())}.")
     figures: dict[str, Draw | dict[str, Draw]] = {
         "accuracy against cost": {cost: partial(_cost, points, cost) for cost, points in costs(summaries).items()},
         "latency": partial(_latency, runs),
@@ -55,7 +55,8 @@ def write(page: Path, runs: Mapping[str, RunFolder], title: str = "Runs") -> lis
     shown = browsed(runs)
     return save(
         page, title, _about(summaries), [_headline(summaries), _at_k(summaries), *_by_turn(summaries),
-        *_audits(summaries)], figures, sentences=sentences, browser=shown.runs, embedded=shown.says, keys=shown.keys,
+        *_audits(summaries)], figures, sentences=sentences,
+        pairs=[comparison.sentence(pair) for pair in pairs], browser=shown.runs, embedded=shown.says, keys=shown.keys,
         authors=shown.authors, details=[
             {
                 "title": f"{name}: configuration of {paths[name]}, fingerprint {folder.run['fingerprint']}",
@@ -68,39 +69,38 @@ def write(page: Path, runs: Mapping[str, RunFolder], title: str = "Runs") -> lis
 
 def labelled(runs: Mapping[str, RunFolder]) -> dict[str, RunFolder]:
     """The runs by what they are: program, alpha, gate and task; those that are alike, also by the names they had."""
-    found = [label(folder.run["configuration"]) for folder in runs.values()]
-    alike = Counter(found)
-    return {
-        f"{said} ({name})" if alike[said] > 1 else said: folder
-        for said, (name, folder) in zip(found, runs.items(), strict=True)
-    }
+    alike = Counter(label(folder.run["configuration"]) for folder in runs.values())
+
+    def said(name: str, folder: RunFolder) -> str:
+        short = label(configuration := folder.run["configuration"])
+        return short if alike[short] == 1 else label(configuration, name)
+
+    return {said(name, folder): folder for name, folder in runs.items()}
 
 
-def label(configuration: Mapping[str, Any]) -> str:
-    """What a run was, in a few words."""
-    program, runtime, gate = (configuration[key] for key in ("program", "runtime", "gate"))
-    said = [str(program).rpartition("/")[2] + (f" on the {runtime} alone" if runtime else "")]
+def label(configuration: Mapping[str, Any], *more: str) -> str:
+    """What a run was, in a few words: ``a1 (alpha 0.25, balanced, stories)``."""
+    runtime, gate, said = configuration["runtime"], configuration["gate"], []
+    if runtime:
+        said.append(f"{runtime} alone")
     if gate:
         audits, first = gate.get("audits"), gate.get("first")
         said.append(f"epsilon {audits['epsilon']:g}" if audits else f"alpha {gate['alpha']:g}")
-        if kind := gate.get("kind"):
-            said.append(kind)
-        if first:
-            said.append(f"first stage {first['score']}")
-    return ", ".join([*said, str(configuration["task"])])
+        said += [gate["kind"]] if "kind" in gate else []
+        said += [f"first stage {first['score']}"] if first else []
+    program = str(configuration["program"]).rpartition("/")[2]
+    return f"{program} ({', '.join([*said, str(configuration['task']), *more])})"
 
 
 def _about(summaries: Summaries) -> str:
     """What was asked, of all the runs, and what the figures mean."""
     asked: defaultdict[str, list[str]] = defaultdict(list)
     for name, s in summaries.items():
-        what = (
-            f"task {s['task']}, split {s['split']}: {s['questions']} questions, {s['chains_per_question']} chains each"
-        )
-        asked[what].append(name)
-    parts = [f"{what} ({'; '.join(names)})" if len(asked) > 1 else what for what, names in asked.items()]
+        chains = f"{_many(s['questions'], 'question')}, {_many(s['chains_per_question'], 'chain')} each"
+        asked[f"Task {s['task']}, split {s['split']}, {chains}"].append(name)
+    parts = [f"{what}: {'; '.join(names)}" if len(asked) > 1 else what for what, names in asked.items()]
     return (
-        f"{'. '.join(part[0].upper() + part[1:] for part in parts)}. [...]: 95% intervals, clustered by question. "
+        f"{'. '.join(parts)}. [...]: 95% intervals, clustered by question. "
         "bound: how far a rate can be from alpha after its decisions, whatever the scores were, where the gate "
         "promises it. pass@k and maj@k: means over all subsets of k chains. decode, prefill: tokens. FLOPs: two for "
         "each parameter and token computed, attention left out."
@@ -180,7 +180,7 @@ def _audits(summaries: Summaries) -> list[dict[str, Any]]:
 def _interval(of: Mapping[str, Any], key: str) -> str:
     if of[key] is None:
         return "-"
-    return f"{100 * of[key]:.1f}% [{100 * of['low']:.1f},\N{NO-BREAK SPACE}{100 * of['high']:.1f}]"
+    return f"{100 * of[key]:.1f}% [{100 * of['low']:.1f}, {100 * of['high']:.1f}]"
 
 
 def _share(value: float | None) -> str:
@@ -189,6 +189,10 @@ def _share(value: float | None) -> str:
 
 def _count(value: int) -> str:
     return f"{value:,}" if value else "-"
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _seconds(of: Mapping[str, float] | None, key: str) -> str:
@@ -206,11 +210,10 @@ Point = tuple[float, Mapping[str, float]]
 
 
 def costs(summaries: Summaries) -> dict[str, dict[str, Point]]:
-    """What a question took in each run, by kinds of cost, and how accurate a chain was.
+    """What a chain took in each run, by kinds of cost, and how accurate it was.
 
     Where the size of some model is not known there are no FLOPs, and all tokens, decoded and prefilled by any model,
-    are the nearest to them. Of an unfinished run, the chains that are finished count for as many questions as they
-    make.
+    are the nearest to them.
     """
     sized = all(s["flops"]["all"] is not None for s in summaries.values())
 
@@ -225,10 +228,7 @@ def costs(summaries: Summaries) -> dict[str, dict[str, Point]]:
         "wall-clock": lambda s: s["wall_s"],
     }
     return {
-        kind: {
-            name: (cost(s) * s["chains_per_question"] / s["chains_completed"], s["accuracy"])
-            for name, s in summaries.items()
-        }
+        kind: {name: (cost(s) / s["chains_completed"], s["accuracy"]) for name, s in summaries.items()}
         for kind, cost in kinds.items()
     }
 
@@ -245,10 +245,10 @@ def front(points: Mapping[str, Point]) -> list[str]:
 
 
 UNITS = {
-    "target tokens": "target tokens a question, decoded and prefilled",
-    "FLOPs": "FLOPs a question (estimate)",
-    "all tokens": "tokens a question, decoded and prefilled by any model",
-    "wall-clock": "seconds of the run's wall-clock, over its questions",
+    "target tokens": "target tokens a chain, decoded and prefilled",
+    "FLOPs": "FLOPs a chain (estimate)",
+    "all tokens": "tokens a chain, decoded and prefilled by any model",
+    "wall-clock": "seconds of the run's wall-clock, over its chains",
 }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from a1_sgl.conformal import Rates
 
@@ -59,7 +60,7 @@ def legend(axes: Axes, narrow: bool, title: str = "") -> None:
 
 def _lines(text: str, narrow: bool) -> str:
     """Two lines at most, in which a dollar begins no formula."""
-    return "\n".join(textwrap.wrap(text, 48 if narrow else 120, max_lines=2, placeholder=" ...")).replace("$", r"\$")
+    return "\n".join(textwrap.wrap(text, 44 if narrow else 120, max_lines=2, placeholder=" ...")).replace("$", r"\$")
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,8 @@ def rates(shown: list[Shown], alpha: float, minimum: int, martingales: Mapping[s
             wealth.plot(x, values, label=name, color=COLOURS[i % len(COLOURS)])
         wealth.axhline(4.605, color="black", linewidth=0.8, linestyle="--", label="threshold 100")
         wealth.set_yscale("symlog", linthresh=10)
+        wealth.yaxis.set_major_locator(MaxNLocator(5))
+        wealth.yaxis.set_major_formatter("{x:g}")
         labels(wealth, narrow, "share of the record", "log wealth")
         legend(wealth, narrow)
         return figure

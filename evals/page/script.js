@@ -46,7 +46,8 @@ function list() {
     (!sought || of(entry).some((q) => words(q).includes(sought))));
   fill(at("question"), shown.map((entry, i) => [i, entry.id + ": " + entry.title]));
   if (shown.includes(kept)) at("question").value = shown.indexOf(kept);
-  at("count").textContent = shown.length + " of " + pool.length + " questions.";
+  at("count").textContent = shown.length + " of " + pool.length + " questions" +
+    (runs[run]?.left_out ? " (" + runs[run].left_out + " more are in the run folder)" : "") + ".";
   view();
 }
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from a1_sgl.errors import ConfigError
@@ -32,6 +32,15 @@ def as_json(value: Any) -> Markup:
     return Markup(text)
 
 
+def _cell(text: str) -> Markup:
+    """Lines break before an interval and after an underscore, and in no interval."""
+    text = re.sub(r"\[[^\]]*\]", lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
+    return escape(text).replace("_", Markup("_<wbr>"))
+
+
+_ENVIRONMENT.filters["cell"] = _cell
+
+
 def save(
     page: Path, title: str, about: str, tables: Sequence[Mapping[str, Any]],
     figures: Mapping[str, Draw | Mapping[str, Draw]], note: str = "", **more: Any,
@@ -41,7 +50,7 @@ def save(
     Args:
         tables: each with ``title``, ``head`` and ``rows``; the first opens the page.
         figures: by what they show, of which the PNGs' names are made; of several under one the reader chooses.
-        more: ``sentences``, ``browser`` and ``details`` of a report of runs.
+        more: ``sentences``, ``pairs``, ``details`` and what the chain browser needs, of a report of runs.
 
     Raises:
         ConfigError: the page cannot be written.
@@ -69,7 +78,7 @@ def save(
 
 
 def _plain(name: str) -> str:
-    return "-".join(re.findall(r"\w+", name))
+    return "-".join(re.findall(r"\w+", name, re.ASCII))[:100]
 
 
 def _png(figure: Figure, dpi: int) -> bytes:

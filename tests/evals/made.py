@@ -44,8 +44,8 @@ def asked(count, ask="What?"):
     }
 
 
-def run(path, answers, text="{} is it", ask="What?", **changes):
-    """A run whose question i, with reference answer 1, gets ``answers[i]``."""
+def run(path, answers, text="{} is it", ask="What?", write=written, **changes):
+    """A run whose question i, with reference answer 1, gets ``answers[i]``; `write` makes the events of a chain."""
     configuration = CONFIGURATION | {"questions": len(answers)} | changes
     questions = asked(len(answers), ask)
     with RunFolder.open(path, configuration, {"parameters": {"draft": 1000, "target": 9000}}) as folder:
@@ -54,6 +54,6 @@ def run(path, answers, text="{} is it", ask="What?", **changes):
         with Grading(folder, questions, same) as grading, Recorder(folder, grading.submit) as record:
             for i, chains in enumerate(answers):
                 for sample, answer in enumerate(chains):
-                    for event in written(f"q{i}", sample, answer, start, text):
+                    for event in write(f"q{i}", sample, answer, start, text):
                         record(event)
     return folder
