@@ -15,7 +15,7 @@ from a1_sgl.evals.metrics import chains_by_question
 from a1_sgl.programs import find_program
 from a1_sgl.records import ChainRecord, RunFolder
 from a1_sgl.types import PROGRAM, AuditEvent, ChunkEvent, DropEvent, RatingEvent, VerdictEvent
-from a1_sgl.voting import decide
+from a1_sgl.voting import counted, decide
 
 EMBEDDED = 20_000_000
 """Characters of data up to which a page takes up questions without a failure; those with one are always there."""
@@ -130,14 +130,16 @@ def _questions(folder: RunFolder) -> list[_Asked]:
     groups: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     for chain in folder.chains:
         groups[chain.question].append({
-            "sample": chain.sample, "answer": chain.answer, "correct": chain.correct, "ending": chain.ending,
-            "note": chain.note, "rating": chain.rating, "rater": raters.get(chain.question, ""),
+            "sample": chain.sample, "answer": chain.answer,
+            "counts_as": None if chain.answer is None else counted(chain),
+            "correct": chain.correct, "ending": chain.ending, "note": chain.note,
+            "rating": chain.rating, "rater": raters.get(chain.question, ""),
             "seconds": round(chain.ended - chain.started, 2), "chunks": chunks[chain.question, chain.sample],
         })  # fmt: skip
     for (question, sample), error in folder.lost().items():
         groups[question].append({
-            "sample": sample, "answer": None, "correct": False, "ending": LOST, "note": error, "rating": None,
-            "rater": "", "seconds": None, "chunks": [],
+            "sample": sample, "answer": None, "counts_as": None, "correct": False, "ending": LOST, "note": error,
+            "rating": None, "rater": "", "seconds": None, "chunks": [],
         })  # fmt: skip
     asked, graded = folder.questions(), chains_by_question(folder)
     gold = {chain.question: chain.gold for chain in folder.chains}
@@ -161,7 +163,7 @@ def _vote(folder: RunFolder, chains: list[ChainRecord]) -> tuple[bool, str | Non
     same = [chain for chain in chains if chain.answer == answer]
     if answer is None or any(chain.correct for chain in same):
         return answer is not None, None
-    return False, next((chain.key for chain in same if chain.key), answer)
+    return False, counted(same[0])
 
 
 def _chunks(folder: RunFolder) -> tuple[defaultdict[Name, list[dict[str, Any]]], dict[str, str]]:

@@ -29,7 +29,7 @@ const passes = {
   all: () => true,
   wrong: (one) => chains(one).some((c) => !c.correct && c.ending !== "stopped"),
   split: (one) => one.some((q) => new Set(
-    q.chains.filter((c) => !["stopped", "lost"].includes(c.ending)).map((c) => c.answer)).size > 1),
+    q.chains.filter((c) => !["stopped", "lost"].includes(c.ending)).map((c) => c.counts_as)).size > 1),
   apart: (one) => one.some((q) => q.apart),
   over: (one) => chains(one).some((c) => c.chunks.some((k) => k.over)),
 };

@@ -27,8 +27,9 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from a1_sgl.answers import GRADERS
 from a1_sgl.errors import ConfigError
-from a1_sgl.evals import chain, exact, generated, grading, stories
+from a1_sgl.evals import chain, exact, generated, stories
 from a1_sgl.evals.tasks import rows
 from a1_sgl.evals.tasks.task import Levels, Messages, Task
 from a1_sgl.programs.chunking import CHUNKINGS
@@ -108,8 +109,8 @@ class Declaration(_Declared):
 
     @model_validator(mode="after")
     def _known(self) -> Declaration:
-        if self.grader not in grading.GRADERS:
-            raise ValueError(f"unknown grader {self.grader!r}; known: {', '.join(grading.GRADERS)}")
+        if self.grader not in GRADERS:
+            raise ValueError(f"unknown grader {self.grader!r}; known: {', '.join(GRADERS)}")
         if self.chunking not in CHUNKINGS:
             raise ValueError(f"unknown chunking {self.chunking!r}; known: {', '.join(CHUNKINGS)}")
         if (self.fields.level is None) != (self.levels is None) and self.source.hub:

@@ -14,7 +14,7 @@ from a1_sgl.evals.page.write import as_json, save
 from a1_sgl.evals.report import costs, front, label, labelled, write
 from a1_sgl.evals.runner import evaluate
 from a1_sgl.records import Recorder, RunFolder
-from a1_sgl.types import AuditEvent, ChunkEvent, LostEvent, RatingEvent, VerdictEvent
+from a1_sgl.types import AuditEvent, ChunkEvent, Grade, LostEvent, RatingEvent, VerdictEvent
 
 from . import storytellers
 from .made import CONFIGURATION, call, run, written
@@ -294,6 +294,19 @@ def test_every_failure_is_in_the_page_and_the_rest_as_far_as_there_is_room(tmp_p
     size = sum(len(json.dumps(q)) for run in whole.runs for q in run["questions"])
     assert 3 < len(browsed(runs, most=size - 10).runs[0]["questions"]) < 6
     assert [q["apart"] for q in whole.runs[0]["questions"]] == [False, False, False, False, True, False]
+
+
+def test_answers_that_count_as_one_are_no_disagreement(tmp_path):
+    def grade(answer, question):
+        return Grade(False, "1/2")
+
+    runs = {name: run(tmp_path / name, [[name, "1/2"]], grade=grade) for name in ("0.5", ".50")}
+    shown = browsed(runs)
+    assert [run["questions"][0]["apart"] for run in shown.runs] == [False, False]
+    with opened(write(tmp_path / "report.html", runs)[0], SHAPES[0]) as tabs:
+        for tab in tabs:
+            tab.select_option("#which", "split")
+            assert tab.locator("#count").inner_text() == "0 of 1 questions."
 
 
 def test_a_stopped_chain_is_no_failure(tmp_path):
