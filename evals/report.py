@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -42,7 +43,7 @@ def write(page: Path, runs: Mapping[str, RunFolder], title: str = "Runs") -> lis
     try:
         pairs = comparison.compare(runs, summaries=summaries) if len(runs) > 1 else []
     except ConfigError as error:
-        sentences.append(f"The runs are not compared: {' '.join(str(error).split())}.")
+        sentences.append(f"The runs are not compared: {_one_line(str(error))}.")
     figures: dict[str, Draw | dict[str, Draw]] = {
         "accuracy against cost": {cost: partial(_cost, points, cost) for cost, points in costs(summaries).items()},
         "latency": partial(_latency, runs),
@@ -181,6 +182,10 @@ def _interval(of: Mapping[str, Any], key: str) -> str:
     if of[key] is None:
         return "-"
     return f"{100 * of[key]:.1f}% [{100 * of['low']:.1f}, {100 * of['high']:.1f}]"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(re.sub(r"(?<!:)\n", "; ", text).split())
 
 
 def _share(value: float | None) -> str:

@@ -104,8 +104,9 @@ function shownChunk(chunk, run) {
   if (chunk.losses) one.append(...tokens(chunk.losses));
   else one.textContent = chunk.text.trimEnd();
   const line = make("div", "line");
-  one.title = chunk.author + ", turn " + chunk.turn + (chunk.dropped ? ", " + chunk.dropped : "");
-  line.append(one);
+  const who = chunk.author + ", turn " + chunk.turn + (chunk.dropped ? ", " + chunk.dropped : "");
+  one.title = who;
+  line.append(make("span", "spoken", who + ": "), one);  // what colours say, for those who do not see them
   const facts = [];
   const stage = chunk.stage;
   if (stage) facts.push("first stage: " + run.first + " " + short(stage.score) +
@@ -118,7 +119,7 @@ function shownChunk(chunk, run) {
   }
   if (chunk.audit) facts.push("audited: " + chunk.audit);
   if (facts.length) line.append(make("span", "about", " " + facts.join(", ") + " "));
-  if (chunk.over) line.append(make("span", "about over", "\u2192 handed over "));
+  if (chunk.over) line.append(make("span", "about over", "\u2192\u00a0handed\u00a0over "));
   return line;
 }
 
@@ -131,7 +132,7 @@ function compared(chunk) {
   let digits = 3;
   while (digits < 7 && p !== level && p.toFixed(digits) === level.toFixed(digits)) digits += 1;
   const cut = (value) => String(Number(value.toFixed(digits)));
-  return "p " + cut(p) + (chunk.over ? " \u2264 " : " > ") + "level " + cut(level) + " (n " + chunk.n + ")";
+  return "p " + cut(p) + (chunk.over ? " \u2264 " : " > ") + "level " + cut(level) + " (n\u00a0" + chunk.n + ")";
 }
 
 // Shaded by their losses; what is blank at the end takes up no lines, and an end token has no text of its own.

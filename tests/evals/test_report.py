@@ -173,7 +173,10 @@ def test_a_run_without_chains_is_refused(tmp_path):
 def test_runs_that_are_not_comparable_stand_beside_each_other(tmp_path):
     runs = {"a": run(tmp_path / "a", [["1"]]), "b": run(tmp_path / "b", [["1"]], asked="def")}
     page = write(tmp_path / "report.html", runs)[0].read_text()
-    assert "The runs are not compared" in page
+    assert "The runs are not compared: " in page
+    runs = {name: run(tmp_path / name, [["1"]], chains=1, asked=name) for name in "cd"}
+    page = write(tmp_path / "report.html", runs)[0].read_text()
+    assert "asked: &#34;c&#34; there, &#34;d&#34; here; run both with the same of these" in page
 
 
 def test_the_page_speaks_of_all_its_runs(three):
@@ -251,10 +254,11 @@ def test_a_decision_says_what_it_was_made_of(tmp_path):
             assert "first stage: own_loss 0.010, p 0.900, accepted" in lines[0]
             assert "level" not in lines[0]
             # as many digits as tell p and level apart
-            assert "worst_window 0.500, p 0.248 > level 0.2479 (n 7), highest loss 3.500 at “1”" in lines[1]
+            assert "worst_window 0.500, p 0.248 > level 0.2479 (n\u00a07), highest loss 3.500 at “1”" in lines[1]
             assert "audited: wrong" in lines[1]
-            assert "p 0.251 ≤ level 0.26 (n 7)" in lines[2]
-            assert "handed over" in lines[2]
+            assert "p 0.251 ≤ level 0.26 (n\u00a07)" in lines[2]
+            assert "handed\u00a0over" in lines[2]
+            assert lines[3].splitlines() == ["target, turn 2:", "chunk 2"]
             assert "loss" not in lines[2]
             tokens = tab.locator("article").first.locator(".token")
             assert tokens.all_inner_texts() == ["chunk", " 1", " ", "∎"]
