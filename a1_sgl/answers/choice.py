@@ -6,14 +6,14 @@ import re
 
 from a1_sgl.answers.normalise import normalise
 
-_LETTER = r"(?:[(\[{]+ ?([A-J])(?: ?[)\]}]+)|([A-J]))"
 _OPENING = (
     r"(?:(?:so|thus|hence|therefore),? )?(?:(?:i|we) (?:choose|pick|select) )?(?:the )?"
     r"(?:(?:final|correct|right|best) )*"
     r"(?:(?:option|choice|answer)(?: is| would be| must be)?:? ?)*(?:(?:option|choice|letter) )?"
 )
-_REST = r"(?:$|[)\].:,](?=\s|$)|[)\].:](?=[A-Z0-9\\(]| ?\S)| (?:-|is\b|\()|, )"
-_CHOICE = re.compile(rf"{_OPENING}{_LETTER}(?={_REST})", re.I)
+_BRACKETED = r"[(\[{]+ ?([A-J]) ?[)\]}]+(?=$|[\s.,:;-])"
+_BARE = r"([A-J])(?=$|[).:,](?=\s|$)|[).:](?=[A-Z0-9\\(])| (?:-|is\b|\()|, )"
+_CHOICE = re.compile(rf"{_OPENING}(?:{_BRACKETED}|{_BARE})", re.I)
 _ANOTHER = re.compile(r"[^A-Za-z]*(?:and|or|&|/|,|\\lor)[^A-Za-z]*[A-J](?![A-Za-z])|[ ,]+[A-J](?![A-Za-z ])")
 
 

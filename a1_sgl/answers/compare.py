@@ -34,6 +34,8 @@ from a1_sgl.answers.split import (
 
 BITS = 4000
 """Irrational numbers that agree in so many are equal."""
+WORKED_OUT = 20
+"""Highest degree of polynomials that are."""
 POINTS = 6
 """At so many points two expressions of variables have to agree."""
 
@@ -238,8 +240,8 @@ def near(a: Value, b: Value, tolerance: Fraction) -> bool:
     """Whether two numbers are no further apart than that; False for what is no real number."""
     if isinstance(a, Fraction) and isinstance(b, Fraction):
         return abs(a - b) <= tolerance
-    gap = abs(_symbolic(a) - _symbolic(b))
-    return not gap.free_symbols and bool(gap.is_comparable) and bool(gap <= _symbolic(tolerance))
+    mine, theirs = _symbolic(a), _symbolic(b)
+    return bool(mine.is_comparable and theirs.is_comparable and abs(mine - theirs) <= _symbolic(tolerance))
 
 
 def times(value: Value, factor: Fraction) -> Value:
@@ -255,7 +257,7 @@ def minus(a: Value, b: Value) -> Any:
 
 
 def canonical(value: Value, factor: Fraction = Fraction(1)) -> str:
-    """The same text for equal values: a fraction, 25 digits of another number, a quotient of polynomials worked out.
+    """The same text for equal values: a fraction, 25 digits of another number, a quotient of small polynomials.
 
     Any other expression of variables is told by its values at some points.
     """
@@ -267,7 +269,7 @@ def canonical(value: Value, factor: Fraction = Fraction(1)) -> str:
     symbols = sorted(value.free_symbols, key=str)
     if not symbols:
         return _digits(value)
-    if value.is_rational_function(*symbols):
+    if value.is_rational_function(*symbols) and _degree(value) <= WORKED_OUT:
         return str(sympy.cancel(sympy.expand(value)))
     names = ", ".join(map(str, symbols))
     told = [_digits(one, 12) for point in _points(symbols, value) if (one := _at(value, point)) is not None]
@@ -349,6 +351,16 @@ def _points(symbols: Sequence[Any], value: Any) -> list[dict[Any, Any]]:
             sign = -1 if i >= POINTS - 2 else 1
             found.append({one: sympy.Rational(sign * rng.randint(20, 99), rng.randint(11, 19)) for one in symbols})
     return found
+
+
+def _degree(value: Any) -> float:
+    """No less than that of a quotient of polynomials, above and below together, without working it out."""
+    if value.is_Pow:
+        return abs(float(value.exp)) * _degree(value.base) if value.exp.is_Number else 0.0
+    if value.is_Symbol:
+        return 1.0
+    degrees = [_degree(one) for one in value.args]
+    return sum(degrees) if value.is_Mul else max(degrees, default=0.0)
 
 
 def _symbolic(value: Value) -> Any:

@@ -92,7 +92,7 @@ def _boxes(text: str) -> list[_Box]:
 # --- without a box ------------------------------------------------------------------------------------------------
 
 _ANSWER = re.compile(
-    r"\banswers?\b(?:\s+(?:to|for|of)\b[^.\n:=]{0,80}?)?[\s*_]{0,8}"
+    r"(?<![A-Za-z])answers?(?![A-Za-z])(?:\s+(?:to|for|of)\b[^.\n:=]{0,80}?)?[\s*_]{0,8}"
     r"(?:\b(?:is|are|equals|(?:should|would|must|will) be)\b"
     r"(?:\s+(?:equal to|indeed|clearly|simply|therefore|thus|just|then))?|=|:)"
     r"[*_]{0,3}[:\s]{0,12}", re.I,

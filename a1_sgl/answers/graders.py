@@ -11,7 +11,7 @@ from a1_sgl.answers.choice import option
 from a1_sgl.answers.compare import Comparison
 from a1_sgl.answers.normalise import STEPS, normalise
 from a1_sgl.answers.parse import NeedsAlgebra, Value, plain
-from a1_sgl.answers.split import split
+from a1_sgl.answers.split import describe, split
 from a1_sgl.types import Grade, Question
 
 
@@ -88,7 +88,7 @@ def explain(name: str, answer: str, gold: str, tolerance: float | None = None) -
             before, both = both, (function(both[0]), function(both[1]))
             if both != before:
                 rows.append((f"normalised: {step}", *both))
-        rows.append(("split", str(split(both[0])), str(split(both[1]))))
+        rows.append(("split", describe(split(both[0])), describe(split(both[1]))))
     mine, theirs = (GRADERS[name](one, gold, {"tolerance": tolerance}) for one in (answer, gold))
     rows.append(("key", mine.key or "", theirs.key or ""))
     verdict = "right" if mine.correct else "wrong"

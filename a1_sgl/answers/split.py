@@ -121,6 +121,32 @@ def split(text: str, depth: int = 0, *, grouped: bool = True) -> Node:
     return quantity(text, grouped)
 
 
+def describe(node: Node) -> str:
+    """A node in words, for people."""
+    match node:
+        case Quantity():
+            said = [node.latex if node.base is None else f"{node.latex} in base {node.base}"]
+            said += [f"times {node.factor}"] if node.factor != 1 else []
+            said += ["percent"] if node.percent else []
+            return ", ".join([*said, f"counted in {node.unit}"] if node.unit else said)
+        case Named():
+            return f"named {node.name}: {describe(node.value)}"
+        case Several():
+            return f"{'set' if node.is_set else 'list'} of " + " | ".join(map(describe, node.items))
+        case Tuple():
+            return f"{node.left} {' | '.join(map(describe, node.items))} {node.right}"
+        case Union():
+            return "union of " + " | ".join(map(describe, node.items))
+        case Relation():
+            return "relation " + " ".join(a + b for a, b in zip(node.sides, [*node.signs, ""], strict=True))
+        case Table():
+            return "matrix " + "; ".join(" | ".join(map(describe, row)) for row in node.rows)
+        case Compound():
+            return " and ".join(map(describe, node.items))
+        case Words():
+            return f"words: {node.text}"
+
+
 # --- the rules, in order ------------------------------------------------------------------------------------------
 
 _PREFIX = re.compile(

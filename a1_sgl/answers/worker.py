@@ -40,7 +40,11 @@ class Worker:
         """
         asked = json.dumps([SECONDS, answer, gold, tolerance]).encode() + b"\n"
         with self._lock:
-            said, status = self._ask(asked)
+            try:
+                said, status = self._ask(asked)
+            except BaseException:  # Ctrl-C: what it says to this must not be taken for what it says to the next
+                self.close()
+                raise
         if said is None:
             raise Failed(f"not finished within {SECONDS} s" if status == -signal.SIGALRM else f"ended with {status}")
         found = json.loads(said)

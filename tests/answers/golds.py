@@ -9,6 +9,7 @@ DATA = Path(__file__).parents[3] / "shared/data/benchmarks"
 COLUMNS = {"math500": "answer", "olympiadbench": "final_answer", "amc23": "answer", "aime24": "answer", "aime25": "answer",
            "gsm8k": "answer"}  # fmt: skip
 EACH = 20
+"""Changes of each gold that are tried."""
 
 
 def golds() -> list[str]:
@@ -130,12 +131,19 @@ def _digit(position, shift):
     return mutate
 
 
-def _value(gold):
-    return float(gold) if NUMBER.fullmatch(gold) else None
+def _unless(ends, change):
+    """Where no number that ends or begins it is one of `ends`, of which the change would make the same."""
 
+    def mutate(gold):
+        text = _bare(gold)
+        whole = re.fullmatch(r"-?(\d+(?:\.\d+)?)", text)
+        edge = (
+            whole or re.search(r"(?<![\d.])(\d+(?:\.\d+)?)\)?$", text),
+            whole or re.match(r"(\d+(?:\.\d+)?)(?!\d)", text),
+        )
+        return None if any(found and float(found[1]) in ends for found in edge) else change(text)
 
-def _unless(values, change):
-    return lambda gold: None if _value(gold) in values else change(_bare(gold))
+    return mutate
 
 
 def _swapped(gold):
@@ -164,15 +172,15 @@ def _items(change):
 
 
 MUTATIONS = {
-    "!": _unless((1.0, 2.0), lambda g: g + "!"), "xy": lambda g: _bare(g) + "xy", "x": lambda g: _bare(g) + "x",
-    " n": lambda g: _bare(g) + " n", "a letter in front": lambda g: "k" + _bare(g), "a digit": lambda g: _bare(g) + "7",
+    "!": _unless((1.0, 2.0), lambda g: g + "!"), "xy": _unless((0.0,), lambda g: g + "xy"), "x": _unless((0.0,), lambda g: g + "x"),
+    " n": _unless((0.0,), lambda g: g + " n"), "a letter in front": _unless((0.0,), lambda g: "k" + g), "a digit": lambda g: _bare(g) + "7",
     "a digit in front": lambda g: "7" + _bare(g), "a factor": _unless((0.0,), lambda g: g + r" \cdot 3"),
     "a factor in front": _unless((0.0,), lambda g: rf"2 \cdot {g}"), "pi": _unless((0.0,), lambda g: g + r"\pi"),
     "a sum": lambda g: _bare(g) + "+1", "a difference": lambda g: _bare(g) + " - 1",
     "a power": _unless((0.0, 1.0), lambda g: (f"({g})" if g.startswith("-") else g) + "^3" if NUMBER.fullmatch(g) else None),
     "a half": _unless((0.0,), lambda g: g + "/2" if NUMBER.fullmatch(g) else None),
     "a root": _unless((0.0, 1.0), lambda g: rf"\sqrt{{{g}}}"), "minus": _unless((0.0,), lambda g: "-" + g if NUMBER.fullmatch(g) and not g.startswith("-") else None),
-    "reciprocal": _unless((1.0, -1.0), lambda g: rf"\frac{{1}}{{{g}}}"), "million": _unless((0.0,), lambda g: g + r" \text{ million}"),
+    "reciprocal": _unless((1.0, -1.0), lambda g: None if "pm" in g else rf"\frac{{1}}{{{g}}}"), "million": _unless((0.0,), lambda g: g + r" \text{ million}"),
     "tenths": _unless((0.0,), lambda g: g + r" \text{ tenths}"), "less than": lambda g: _bare(g) + r"\text{ less than }x",
     "two quantities": lambda g: _bare(g) + r"\text{ hours } 30 \text{ minutes}" if NUMBER.fullmatch(g) else None,
     "i": _unless((0.0,), lambda g: g + "i" if NUMBER.fullmatch(g) else None),
@@ -185,7 +193,7 @@ MUTATIONS = {
     "an item twice": _items(lambda items: ", ".join([*items, items[0]])),
     "tiny": _number(lambda g: g + r" + \frac{1}{2^{200}}"), "one in 10^30": _number(lambda g: g + r" - 10^{-30}"),
     "a list": _number(lambda g: g + ", 7"), "a point": _number(lambda g: f"({g}, 7)"), "an unknown": _number(lambda g: g + " + x"),
-    "a base": _integer(lambda g: None), "huge": _number(lambda g: "2^{20000}"), "not": lambda g: r"\text{not }" + _bare(g),
+    "huge": _number(lambda g: "2^{20000}"), "not": lambda g: r"\text{not }" + _bare(g),
     "or": _number(lambda g: g + r" \text{ or } 77"), "other letters": lambda g: re.sub(r"(?<![\\A-Za-z{])([a-z])(?![a-z}])", "w", _bare(g)) if re.search(
         r"(?<![\\A-Za-z{])(?!w)([a-z])(?![a-z}])", _bare(g)) and not re.search(r"^[a-z] ?(=|\\in)", _bare(g)) else None,
 }  # fmt: skip
