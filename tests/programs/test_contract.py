@@ -143,11 +143,11 @@ def test_a_stream_yields_events_and_returns_the_result(pair, questions):
     )
 
 
-def test_closing_a_stream_stops_its_calls(single, questions):
+def test_closing_a_stream_stops_its_calls(idle, single, questions):
     events = direct.stream(question=questions[7], samples=4, backend=single, **LONG)
     next(events)
     events.close()
-    single.flush_cache()  # the runtime refuses while a request is under way
+    idle(single.flush_cache)
     assert direct.run(question=questions[7], backend=single, max_tokens=8).ret_value.chains
 
 
@@ -193,7 +193,7 @@ def test_what_is_awaited_raises_what_its_program_raises(single, questions):
         asyncio.run(direct.arun(question=questions[7], backend=single, wings=2))
 
 
-def test_cancelling_what_is_awaited_aborts_its_chains(single, questions):
+def test_cancelling_what_is_awaited_aborts_its_chains(idle, single, questions):
     events = []
 
     async def cancelled():
@@ -209,7 +209,7 @@ def test_cancelling_what_is_awaited_aborts_its_chains(single, questions):
         assert not asyncio.all_tasks() - {asyncio.current_task()}
 
     asyncio.run(cancelled())
-    single.flush_cache()  # the runtime refuses while a request is under way
+    idle(single.flush_cache)
     assert not any(isinstance(event, AnswerEvent) for event in events)
     assert direct.run(question=questions[7], backend=single, max_tokens=8).ret_value.chains
 
@@ -234,7 +234,7 @@ def test_an_async_stream_raises_what_its_program_raises(single, questions):
         asyncio.run(all_of_it())
 
 
-def test_an_async_stream_that_is_closed_early_stops_its_calls(single, questions):
+def test_an_async_stream_that_is_closed_early_stops_its_calls(idle, single, questions):
     async def first():
         events = direct.astream(question=questions[7], samples=4, backend=single, **LONG)
         event = await anext(events)
@@ -242,7 +242,7 @@ def test_an_async_stream_that_is_closed_early_stops_its_calls(single, questions)
         return event
 
     assert asyncio.run(first()).event == "prompt"
-    single.flush_cache()
+    idle(single.flush_cache)
 
 
 # --- a user's own program -------------------------------------------------------------------------------------
