@@ -116,7 +116,9 @@ class Eval:
     certified: bool = False
 
     def __post_init__(self) -> None:
-        for name, value in self.parameters.items():
+        for name in self.parameters:
+            self.strategy.default(name)
+        for name, value in self.arguments.items():
             self.strategy.check(name, value)
         if self.gate_kind not in KNOWN:
             raise ConfigError(f"unknown gate {self.gate_kind!r}; known: {', '.join(KNOWN)}")

@@ -89,7 +89,8 @@ class Task:
             family: kind of model that the prompts are for; None is the usual one.
 
         Raises:
-            ConfigError: no such split, level or family, no data, or fewer questions than asked for.
+            ConfigError: no such split, level or family, no data, rows that cannot be asked, fewer questions than asked
+                for, or fewer than one asked for.
         """
         if split not in self.splits:
             raise ConfigError(f"task {self.name} has no split {split!r}; it has {', '.join(self.splits)}")
@@ -97,6 +98,8 @@ class Task:
             raise ConfigError(f"the questions of task {self.name} have no levels")
         if family not in (None, *self.families):
             raise ConfigError(f"task {self.name} has no prompt for {family!r}; it has {', '.join(self.families)}")
+        if count is not None and count < 1:
+            raise ConfigError(f"questions must be at least 1, not {count}")
         within = self.levels.parse(levels) if self.levels else None
         return self.draw(split, count, seed, within, family or self.families[0])
 
@@ -115,6 +118,8 @@ class Task:
         Raises:
             ConfigError: as in `questions`.
         """
+        if count < 1:
+            raise ConfigError(f"questions must be at least 1, not {count}")
         if self.in_turn:
             return self._independent(split, count, seed, levels, family, set(but))
         every = len(self.questions(split, None, seed, levels, family))
