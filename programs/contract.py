@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import inspect
 import queue
+import reprlib
 import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -103,7 +104,8 @@ class Program:
             settings: its own parameters, sampling parameters and stop strings (`a1_sgl.programs.chunking`).
 
         Raises:
-            ConfigError: an argument that it does not take, or runtimes that cannot play its roles.
+            ConfigError: an argument that it does not take, runtimes that cannot play its roles, or something other than
+                a `Result` that it returned.
             RuntimeFault: every chain broke off.
             ChainAborted: it was stopped from outside.
         """
@@ -261,11 +263,21 @@ class Program:
         query = replace(query, logprobs=self.logprobs(gate, settings.get("score")))
         if self.gate != "none":
             settings = {"gate": gate, **settings}
-        running = stack(self.function.run, query=query, backend=backend, use_thread=False, **settings)
+        running = self._checked(stack(self.function.run, query=query, backend=backend, use_thread=False, **settings))
         if gate is None:
             return running
         gate.begin(query.question.id)  # now, so that questions are submitted in the order in which they are asked
         return _ended(running, gate, query.question.id)
+
+    async def _checked(self, running: Coroutine[Any, Any, ProgramState]) -> ProgramState:
+        state = await running
+        if not isinstance(state.ret_value, Result):
+            what = reprlib.repr(state.ret_value)
+            raise ConfigError(
+                f"program {self.name} returned {what} and must return a Result: what run_chains, Group.run or "
+                "Group.finish returns"
+            )
+        return state
 
     def _told(self, listener: Listener, arguments: dict[str, Any]) -> Coroutine[Any, Any, ProgramState]:
         if "listener" in arguments:

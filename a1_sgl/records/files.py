@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from a1_sgl.errors import ConfigError, RecordFault
 
@@ -132,7 +132,7 @@ def parse(path: Path, model: type[M]) -> Iterator[M]:
         try:
             yield model.model_validate_json(line)
         except ValueError as error:
-            raise ConfigError(f"{path}, line {number}: {first_line(error)}") from error
+            raise ConfigError(f"{path}, line {number}: this cannot be read: {why(error)}") from error
 
 
 def mend(path: Path) -> None:
@@ -171,6 +171,14 @@ def lines(records: Iterable[BaseModel]) -> bytes:
 def first_line(error: BaseException) -> str:
     """What an error says, in one line."""
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def why(error: ValueError) -> str:
+    """What is wrong with a record, in one line: the first field that pydantic refuses, or what else was raised."""
+    if not isinstance(error, ValidationError):
+        return first_line(error)
+    first = error.errors()[0]
+    return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
 
 
 def fault(path: Path, error: OSError, kept: int) -> RecordFault:

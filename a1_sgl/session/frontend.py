@@ -73,6 +73,7 @@ class Backend(BaseBackend):  # type: ignore[misc]
             api_key: where they want one; `settings` can have it too.
 
         Raises:
+            ConfigError: one runtime is to be both draft and target.
             ConfigError, RuntimeFault: as `SGLang.connect`; runtimes that were connected are let go of again.
         """
         settings = settings or Settings()
@@ -82,6 +83,11 @@ class Backend(BaseBackend):  # type: ignore[misc]
         wanted = {name: urls for name, urls in named.items() if urls}
         if not {DRAFT, TARGET} & wanted.keys() or ("verifier" in wanted and len(wanted) < 3):
             raise ConfigError("name the runtimes: draft=URL, target=URL or both; a verifier comes beside a pair")
+        if both := _places(draft) & _places(target):
+            raise ConfigError(
+                f"{min(both)} is named as draft and as target; a model that verifies itself finds likely what it wrote, "
+                "and taking over from itself changes nothing. Name two runtimes, or one alone for a program of one model"
+            )
         engines = wait(_engines(wanted, settings))
         if {DRAFT, TARGET} <= engines.keys():
             roles = Roles.pair(engines[DRAFT], engines[TARGET], engines.get("verifier"))
@@ -229,6 +235,10 @@ def _with_key(settings: Settings, key: str) -> Settings:
     from dataclasses import replace
 
     return replace(settings, api_key=SecretStr(key))
+
+
+def _places(urls: URLs | None) -> set[str]:
+    return {url.rstrip("/") for url in ((urls,) if isinstance(urls, str) else urls or ())}
 
 
 async def _engines(wanted: dict[str, URLs], settings: Settings) -> dict[str, Engine]:

@@ -131,6 +131,24 @@ class Task:
             )
         return left[:count]
 
+    def check_calibration(self, split: str) -> None:
+        """Refuses to calibrate on what is tested on.
+
+        Raises:
+            ConfigError: the split is the one for tests, or has questions of it.
+        """
+        if "test" not in self.splits or split not in self.splits:
+            return
+        shared = split == "test"
+        if not shared and not self.in_turn:  # those of a generator are disjoint
+            tested = {one.id for one in self.questions("test")}
+            shared = any(one.id in tested for one in self.questions(split))
+        if shared:
+            raise ConfigError(
+                f"split {split} of task {self.name} has the questions that gates are tested on, so none is calibrated "
+                f"or certified on it; take another split or task (it has {', '.join(self.splits)})"
+            )
+
     def only(self, questions: Sequence[Question]) -> Task:
         """The same task with just these questions, whatever is asked for."""
         return replace(self, draw=lambda *_: list(questions))

@@ -118,6 +118,22 @@ def test_where_levels_come_in_turn_a_sample_draws_them():
     assert levels != [one.meta["operations"] for one in task.sample("calibration", 150, seed=2, levels="3:4")]
 
 
+def test_what_is_tested_on_is_not_calibrated_on(rows, tmp_path):
+    chain = find_task("chain")
+    for split in ("calibration", "train"):
+        chain.check_calibration(split)
+    for task, split in ((chain, "test"), (rows, "test"), (rows, "all")):  # all has those of test
+        with pytest.raises(
+            ConfigError, match=f"split {split} of task {task.name} has the questions that gates are tested"
+        ):
+            task.check_calibration(split)
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps({"q": f"{i}?", "a": str(i)}) + "\n" for i in range(50)))
+    (tmp_path / "mine.yaml").write_text(
+        "about: x\nsource: {hub: a/b}\nfields: {question: [q], answer: a}\nsplits: {first: [0, 0.5], test: [0.5, 1]}\n"
+    )
+    find_task(str(tmp_path / "mine.yaml"), tmp_path).check_calibration("first")
+
+
 def test_a_task_may_be_cut_down_to_some_questions(rows):
     some = rows.questions("all", 3, seed=3)
     assert rows.only(some).questions("all", None, 8) == some

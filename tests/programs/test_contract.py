@@ -12,10 +12,10 @@ from pydantic import Field, TypeAdapter
 
 from a1_sgl.conformal import make, marginal
 from a1_sgl.errors import ChainAborted, ConfigError, RuntimeFault
-from a1_sgl.evals.runner import Eval
+from a1_sgl.evals.runner import Eval, evaluate
 from a1_sgl.evals.tasks import find_task
 from a1_sgl.programs import PROGRAMS, Program, a1, direct, find_program, program, stop_strings
-from a1_sgl.session import Backend, Roles, stoppable
+from a1_sgl.session import Backend, Roles, run_chains, stoppable
 from a1_sgl.testing import FakeEngine
 from a1_sgl.types import AnswerEvent, ChainEvent, ChunkEvent, DropEvent, Event, Question, Usage, calls_of
 
@@ -445,6 +445,35 @@ def test_a_setting_is_refused_with_the_same_words_wherever_it_comes_from(tmp_pat
         Eval(task, parameters={"turns": -1}, **given)
     with pytest.raises(ConfigError, match=f"^{why}$"):
         Eval(replace(task, defaults={"turns": -1}), **given)
+
+
+def test_what_returns_no_result_is_no_program_and_ends_the_run(tmp_path):
+    def mine(s, query, words=5):
+        run_chains(s, query, lambda chain: chain.draft(words))
+        return "42"
+
+    broken = program(samples=2)(sgl.function(mine))
+    why = "program mine returned '42' and must return a Result: what run_chains, Group.run or Group.finish returns"
+    fake = Backend(Roles.alone(FakeEngine("so \\boxed{2}")))
+    with pytest.raises(ConfigError, match=why):
+        broken.run(question="1 + 1?", backend=fake)
+    with pytest.raises(ConfigError, match=why):
+        asyncio.run(broken.arun(question="1 + 1?", backend=fake))
+    (tmp_path / "mine.py").write_text(MINE.replace("return run_chains(", "return '42' or run_chains("))
+    made = Eval(
+        find_task("chain"), split="test", program=f"{tmp_path}/mine.py:mine", runtime="target", chains=2, questions=3,
+        sampling={},
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match=why):
+        evaluate(made, fake, tmp_path / "run")
+
+
+@pytest.mark.parametrize("question", ["", " \n"])
+def test_an_empty_question_is_refused_before_it_is_asked(question):
+    fake = Backend(Roles.alone(FakeEngine("so \\boxed{2}")))
+    with pytest.raises(ConfigError, match="the question is empty"):
+        direct.run(question=question, backend=fake)
+    assert not fake.engines[0].calls
 
 
 def test_programs_have_distinct_names():
