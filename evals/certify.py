@@ -217,7 +217,7 @@ def _begin(what: Certification, settled: dict[str, Any], out: Path, held: ExitSt
     try:
         out.mkdir(parents=True, exist_ok=True)
         held.callback(files.Lock(out).release)
-        found = json.loads(path.read_bytes()) if path.exists() else None
+        found = files.load(path, files.Mapped).root if path.exists() else None
         if found is None and any(one.name not in (files.Lock.NAME, f"{path.name}.tmp") for one in out.iterdir()):
             raise ConfigError(f"{out} is not empty and holds no certification.json; use another --out")
         if found is not None and (apart := differences({name: found.get(name) for name in settled}, settled)):

@@ -39,8 +39,7 @@ from a1_sgl.conformal import (
     worst,
 )
 from a1_sgl.conformal.rates import hindsight
-from a1_sgl.errors import ConfigError
-from a1_sgl.records.files import why
+from a1_sgl.errors import ConfigError, why
 
 UNKNOWN = (
     "A replay cannot know how a chain would have gone on after a decision other than the recorded one; it keeps the "

@@ -116,8 +116,6 @@ class Eval:
     certified: bool = False
 
     def __post_init__(self) -> None:
-        for name in self.parameters:
-            self.strategy.default(name)
         for name, value in self.arguments.items():
             self.strategy.check(name, value)
         if self.gate_kind not in KNOWN:

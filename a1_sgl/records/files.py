@@ -11,11 +11,11 @@ import platform
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, RootModel
 
-from a1_sgl.errors import ConfigError, RecordFault
+from a1_sgl.errors import ConfigError, RecordFault, why
 
 log = logging.getLogger(__name__)
 M = TypeVar("M", bound=BaseModel)
@@ -173,12 +173,22 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def why(error: ValueError) -> str:
-    """What is wrong with a record, in one line: the first field that pydantic refuses, or what else was raised."""
-    if not isinstance(error, ValidationError):
-        return first_line(error)
-    first = error.errors()[0]
-    return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
+def load(path: Path, model: type[M]) -> M:
+    """The whole of a JSON file.
+
+    Raises:
+        ConfigError: it cannot be read, or is no `model`; the file is named.
+    """
+    try:
+        return model.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} cannot be read: {why(error)}") from error
+
+
+class Mapped(RootModel[dict[str, Any]]):
+    """A JSON object of any content."""
 
 
 def fault(path: Path, error: OSError, kept: int) -> RecordFault:

@@ -29,7 +29,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 
 from a1_sgl.compare import differences
-from a1_sgl.errors import A1Error, ConfigError
+from a1_sgl.errors import A1Error, ConfigError, why
 from a1_sgl.records import files
 from a1_sgl.types import (
     AnswerEvent,
@@ -509,7 +509,7 @@ def _head(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{path} is not a readable run: {files.first_line(error)}") from error
     except ValidationError as error:
-        raise ConfigError(f"{path} is not a readable run: run.json: {files.why(error)}") from error
+        raise ConfigError(f"{path} is not a readable run: run.json: {why(error)}") from error
     run: dict[str, Any] = json.loads(data)
     return run
 

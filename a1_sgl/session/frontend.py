@@ -83,11 +83,6 @@ class Backend(BaseBackend):  # type: ignore[misc]
         wanted = {name: urls for name, urls in named.items() if urls}
         if not {DRAFT, TARGET} & wanted.keys() or ("verifier" in wanted and len(wanted) < 3):
             raise ConfigError("name the runtimes: draft=URL, target=URL or both; a verifier comes beside a pair")
-        if both := _places(draft) & _places(target):
-            raise ConfigError(
-                f"{min(both)} is named as draft and as target; a model that verifies itself finds likely what it wrote, "
-                "and taking over from itself changes nothing. Name two runtimes, or one alone for a program of one model"
-            )
         engines = wait(_engines(wanted, settings))
         if {DRAFT, TARGET} <= engines.keys():
             roles = Roles.pair(engines[DRAFT], engines[TARGET], engines.get("verifier"))
@@ -237,8 +232,13 @@ def _with_key(settings: Settings, key: str) -> Settings:
     return replace(settings, api_key=SecretStr(key))
 
 
-def _places(urls: URLs | None) -> set[str]:
-    return {url.rstrip("/") for url in ((urls,) if isinstance(urls, str) else urls or ())}
+def _check_apart(draft: URLs, target: URLs) -> None:
+    theirs = [{url.rstrip("/") for url in ((urls,) if isinstance(urls, str) else urls)} for urls in (draft, target)]
+    if both := theirs[0] & theirs[1]:
+        raise ConfigError(
+            f"{min(both)} is named as draft and as target; a model that verifies itself finds likely what it wrote, "
+            "and taking over from itself changes nothing. Name two runtimes, or one alone for a program of one model"
+        )
 
 
 async def _engines(wanted: dict[str, URLs], settings: Settings) -> dict[str, Engine]:
@@ -260,6 +260,7 @@ async def _engines(wanted: dict[str, URLs], settings: Settings) -> dict[str, Eng
             members.setdefault(role, []).append(one)
     if not failed:
         try:
+            _check_apart(wanted.get(DRAFT, ()), wanted.get(TARGET, ()))
             return {role: some[0] if len(some) == 1 else Fleet(some, role) for role, some in members.items()}
         except ConfigError as error:
             failed.append(error)

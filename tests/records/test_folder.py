@@ -442,6 +442,17 @@ def test_a_spoiled_head_is_named(tmp_path, content, why):
         RunFolder.read(tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [(b"{", "Invalid JSON"), (b"[]", "Input should be"), (b"\xff", "Invalid JSON"), (None, "No such file")],
+)
+def test_a_whole_file_that_cannot_be_read_is_named(tmp_path, content, why):
+    if content is not None:
+        (tmp_path / "settings.json").write_bytes(content)
+    with pytest.raises(ConfigError, match=rf"settings.json cannot be read: {why}"):
+        files.load(tmp_path / "settings.json", files.Mapped)
+
+
 @pytest.mark.parametrize("left", [None, 0, 1])
 def test_chains_without_their_events_are_no_record_of_what_they_cost(tmp_path, left):
     """No events at all, none, or the first chain's alone; nothing else is touched."""
