@@ -17,18 +17,15 @@ from typing import Protocol
 from scipy.special import betaln
 from scipy.stats import beta
 
+from a1_sgl.voting import Answered, counted
 
-class Finished(Protocol):
+
+class Finished(Answered, Protocol):
     """A finished chain, as a rule sees it."""
 
     @property
     def sample(self) -> int:
         """Its number."""
-        ...
-
-    @property
-    def answer(self) -> str | None:
-        """Its answer, if it has one."""
         ...
 
 
@@ -75,7 +72,7 @@ class Certain:
         for number, chain in enumerate(finished):
             if chain.sample != number:  # one before it is still under way
                 break
-            answers.append(chain.answer)
+            answers.append(None if chain.answer is None else counted(chain))
         distinct = list(dict.fromkeys(answer for answer in answers if answer is not None))
         for j, answer in enumerate(distinct, start=1):
             after = answers[answers.index(answer) + 1 :]  # chains without an answer count against every answer
@@ -91,7 +88,7 @@ def _log_wealth(hits: int, votes: int) -> float:
 
 
 def _votes(finished: Sequence[Finished]) -> list[str]:
-    return [chain.answer for chain in finished if chain.answer is not None]
+    return [counted(chain) for chain in finished if chain.answer is not None]
 
 
 STOPS = ("never", "decided", "certain")

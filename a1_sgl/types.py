@@ -271,7 +271,11 @@ class RatingEvent(_Record):
 
 
 class ChainEvent(_Record):
-    """A chain is finished. `rating` is what its program ranks it by, higher better, where it does."""
+    """A chain is finished.
+
+    `key` is what its answer counts as in a vote, the same for all equal ones; it is worked out beside the run, so that
+    only a `Result` has it. `rating` is what its program ranks it by, higher better, where it does.
+    """
 
     event: Literal["chain"] = "chain"
     question: str
@@ -281,6 +285,7 @@ class ChainEvent(_Record):
     ending: Ending
     turns: int
     take_overs: int
+    key: str | None = None
     rating: float | None = None
     started: float
     ended: float

@@ -15,13 +15,22 @@ from typing import Protocol
 from a1_sgl.registry import Registry
 
 
-class Voter(Protocol):
-    """What a vote sees of a chain; a `ChainEvent` and its record are voters."""
+class Answered(Protocol):
+    """What has an answer."""
 
     @property
     def answer(self) -> str | None:
         """Its answer, if it has one."""
         ...
+
+    @property
+    def key(self) -> str | None:
+        """The same for all equal answers, however they are written; None where its answer is as good."""
+        ...
+
+
+class Voter(Answered, Protocol):
+    """What a vote sees of a chain; a `ChainEvent` and its record are voters."""
 
     @property
     def rating(self) -> float | None:
@@ -86,17 +95,27 @@ def best(chains: Sequence[Voter]) -> list[float]:
 def support(name: str, chains: Sequence[Voter]) -> dict[str, float]:
     """Each answer's share of the vote, in order of first appearance; chains without an answer have no vote.
 
+    Chains of one key are of one answer, which goes by what the first of them wrote.
+
     Raises:
         ValueError: an unknown vote, or one that needs ratings over chains without.
     """
     voters = [chain for chain in chains if chain.answer is not None]
+    first: dict[str, str] = {}
     sums: dict[str, float] = {}
     for chain, weight in zip(voters, find_vote(name)(voters), strict=True):
         assert chain.answer is not None
-        sums[chain.answer] = sums.get(chain.answer, 0.0) + weight
+        answer = first.setdefault(counted(chain), chain.answer)
+        sums[answer] = sums.get(answer, 0.0) + weight
     total = sum(sums.values())
     # Where no chain has any weight they are equals.
     return {answer: weight / total if total else 1 / len(sums) for answer, weight in sums.items()}
+
+
+def counted(chain: Answered) -> str:
+    """What its answer counts as: its key, or the answer itself where that has none."""
+    assert chain.answer is not None
+    return chain.key or chain.answer
 
 
 def decide(name: str, chains: Sequence[Voter]) -> str | None:

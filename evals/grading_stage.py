@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from a1_sgl import answers
 from a1_sgl.errors import ConfigError, RecordFault
-from a1_sgl.evals import grading
 from a1_sgl.evals.metrics import summarise
 from a1_sgl.records import Finished, RunFolder
 from a1_sgl.types import Grade, Question
@@ -124,8 +124,8 @@ def regrade(path: Path, grader: str | None = None) -> Regraded:
     """
     with RunFolder.edit(path) as folder:
         name = grader or grader_of(folder.run["configuration"])
-        if name not in grading.GRADERS:
-            raise ConfigError(f"unknown grader {name!r}; known: {', '.join(grading.GRADERS)}")
+        if name not in answers.GRADERS:
+            raise ConfigError(f"unknown grader {name!r}; known: {', '.join(answers.GRADERS)}")
         questions = folder.questions()
         if missing := {chain.question for chain in folder.finished} - questions.keys():
             raise ConfigError(
@@ -156,7 +156,7 @@ def grader_of(configuration: Mapping[str, Any]) -> str:
 
 def _grades(name: str, chains: Iterable[Finished], questions: Mapping[str, Question]) -> dict[tuple[str, int], Grade]:
     def grader(answer: str | None, question: Question) -> Grade:
-        return grading.grade(name, answer, question)
+        return answers.grade(name, answer, question)
 
     return {chain.name: grade(grader, chain, questions) for chain in chains}
 

@@ -324,7 +324,8 @@ class Eval:
         """Runs the program on one question. Errors as in `Program.run`."""
         state = self.strategy.run(
             question=question, samples=samples, listener=listener, backend=backend, gate=gate, vote=self.vote,
-            rate=self.rate, audit=self.audited_by, seed=self.seed, stop=self.stop, **self.sampling, **self.arguments,
+            rate=self.rate, audit=self.audited_by, grader=self.task.grader, seed=self.seed, stop=self.stop,
+            **self.sampling, **self.arguments,
         )  # fmt: skip
         result: Result = state.ret_value
         return result

@@ -25,7 +25,7 @@ if ! "$PYTHON" -c 'import a1_sgl.evals' 2>/dev/null; then  # not installed: the 
 fi
 missing=$("$PYTHON" - <<'PY'
 import importlib.util
-wanted = "sglang torch transformers numpy scipy sortedcontainers aiohttp orjson uvloop greenlet httpx tenacity pydantic psutil yaml jinja2 typer rich pebble math_verify"
+wanted = "sglang torch transformers numpy scipy sortedcontainers aiohttp orjson uvloop greenlet httpx tenacity pydantic psutil yaml jinja2 typer rich latex2sympy2_extended"
 print(*(name for name in wanted.split() if importlib.util.find_spec(name) is None))
 PY
 )

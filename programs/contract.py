@@ -86,6 +86,7 @@ class Program:
         vote: str | None = None,
         rate: str | None = None,
         audit: str | None = None,
+        grader: str | None = None,
         seed: int | None = None,
         **settings: Any,
     ) -> ProgramState:
@@ -100,7 +101,7 @@ class Program:
             samples: how many chains; or, where they do not depend on each other, their numbers.
             gate: decides on chunks; shared by all chains of all questions that it is given to.
             listener: told of every event.
-            vote, rate, audit, seed: as in `Query`; None is the program's way.
+            vote, rate, audit, grader, seed: as in `Query`; None is the program's way.
             settings: its own parameters, sampling parameters and stop strings (`a1_sgl.programs.chunking`).
 
         Raises:
@@ -109,7 +110,7 @@ class Program:
             RuntimeFault: every chain broke off.
             ChainAborted: it was stopped from outside.
         """
-        query = self._query(question, samples, listener, vote, rate, audit, seed)
+        query = self._query(question, samples, listener, vote, rate, audit, grader, seed)
         return wait(self._run(query, backend, gate, settings))
 
     async def arun(
@@ -123,11 +124,12 @@ class Program:
         vote: str | None = None,
         rate: str | None = None,
         audit: str | None = None,
+        grader: str | None = None,
         seed: int | None = None,
         **settings: Any,
     ) -> ProgramState:
         """Like `run`, to be awaited in any event loop. Cancelling it aborts its chains and waits for their end."""
-        query = self._query(question, samples, listener, vote, rate, audit, seed)
+        query = self._query(question, samples, listener, vote, rate, audit, grader, seed)
         return await elsewhere(self._run(query, backend, gate, settings))
 
     def stream(self, **arguments: Any) -> Generator[Event, None, Result]:
@@ -232,11 +234,11 @@ class Program:
 
     def _query(
         self, question: str | Question, samples: int | Sequence[int] | None, listener: Listener | None,
-        vote: str | None, rate: str | None, audit: str | None, seed: int | None,
+        vote: str | None, rate: str | None, audit: str | None, grader: str | None, seed: int | None,
     ) -> Query:  # fmt: skip
         query = Query.of(
             question, self.samples if samples is None else samples, listener=listener, vote=vote or self.vote,
-            rate=rate or self.rate, audit=audit or Query.audit, seed=seed,
+            rate=rate or self.rate, audit=audit or Query.audit, grader=grader or Query.grader, seed=seed,
         )  # fmt: skip
         if self.joint and query.samples != tuple(range(query.chains)):
             raise ConfigError(
@@ -293,7 +295,7 @@ async def _ended(running: Coroutine[Any, Any, ProgramState], gate: Decider, ques
 
 
 _SHARED = frozenset(
-    ("s", "query", "gate", "question", "samples", "listener", "vote", "rate", "audit", "seed", "backend")
+    ("s", "query", "gate", "question", "samples", "listener", "vote", "rate", "audit", "grader", "seed", "backend")
 )
 """What no program may call a parameter of its own."""
 

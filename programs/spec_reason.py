@@ -28,7 +28,7 @@ def spec_reason(
     turns: Count = 15,
     draft_tokens: Count = 500,
     target_tokens: Count = 500,
-    threshold: Annotated[float, Field(ge=0, le=9)] = 7.0,
+    threshold: Annotated[float, Field(ge=0, le=10)] = 7.0,
     first_by_target: Number = 0,
     cue: str = "",
 ) -> Result:
@@ -39,7 +39,7 @@ def spec_reason(
         turns: most steps a chain may take.
         draft_tokens: longest step of the draft, in tokens.
         target_tokens: longest step of the target, in tokens.
-        threshold: the lowest rating that passes, 0 to 9 (the paper's is 7 for most models).
+        threshold: the lowest rating that passes, 0 to 9 (the paper's is 7 for most models); above 9 none does.
         first_by_target: how many steps the target writes before the draft may (the paper's knob for planning).
         cue: word with which the target begins a correction, such as ``Wait``; the rating is then 9 times the chance
             that it would not begin with it, and no judge prompt is sent. For a target that was not taught to judge.

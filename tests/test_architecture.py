@@ -6,17 +6,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-DOMAIN = {"errors", "types", "voting", "stopping", "answers", "compare", "registry"}
+DOMAIN = {"errors", "types", "voting", "stopping", "compare", "registry"}
 FOLDERS = {
+    "answers": "a1_sgl/answers",
     "conformal": "a1_sgl/conformal", "engine": "a1_sgl/engine", "session": "a1_sgl/session",
     "records": "a1_sgl/records", "cli": "a1_sgl/cli", "programs": "programs", "evals": "evals", "launch": "launch",
 }  # fmt: skip
 EVERYTHING = DOMAIN | FOLDERS.keys() | {"testing", "__version__"}
 ALLOWED = {
     "conformal": DOMAIN - {"types", "voting"},
+    "answers": DOMAIN,
     "engine": DOMAIN,
-    "session": DOMAIN | {"conformal", "engine", "launch.cpu_engine"},
-    "programs": DOMAIN | {"conformal", "engine", "session"},
+    "session": DOMAIN | {"answers", "conformal", "engine", "launch.cpu_engine"},
+    "programs": DOMAIN | {"answers", "conformal", "engine", "session"},
     "records": DOMAIN,
     "evals": EVERYTHING - {"cli", "launch", "testing"},
     "evals/benchmarks": EVERYTHING - {"cli"},

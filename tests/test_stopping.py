@@ -18,6 +18,7 @@ class Chain:
     answer: str | None
     rating: float | None = None
     text: str = ""
+    key: str | None = None
 
 
 def test_what_is_decided_stays_so_whatever_the_others_say():

@@ -12,12 +12,22 @@ class Chain:
     answer: str | None
     rating: float | None = None
     text: str = ""
+    key: str | None = None
 
 
 def test_the_majority_decides_and_the_earliest_among_equals():
     assert decide("majority", [Chain("1"), Chain("2"), Chain("2")]) == "2"
     assert decide("majority", [Chain("3"), Chain("2"), Chain("2"), Chain("3")]) == "3"
     assert support("majority", [Chain("1"), Chain("2"), Chain(None), Chain("2")]) == {"1": 1 / 3, "2": 2 / 3}
+
+
+def test_equal_answers_are_one_however_they_are_written():
+    """It goes by what the first chain wrote."""
+    chains = [Chain("3", key="3"), Chain("3.0", key="3"), Chain("2.5", key="5/2"), Chain("5/2", key="5/2")]
+    assert decide("majority", chains) == "3"
+    assert decide("majority", [*chains, Chain("\\frac52", key="5/2")]) == "2.5"
+    assert support("majority", chains) == {"3": 0.5, "2.5": 0.5}
+    assert support("majority", [Chain("3", key="3"), Chain("3.0")]) == {"3": 0.5, "3.0": 0.5}  # as good as it is known
 
 
 def test_chains_without_an_answer_have_no_vote():

@@ -8,13 +8,14 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from a1_sgl.cli import console
 from a1_sgl.errors import ConfigError
 
 
 def grade(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: Annotated[Path | None, typer.Argument(help="Run folder.")] = None,
     again: Annotated[
         bool, typer.Option("--again", help="Grade every chain anew, as this version does, and write the summary again.")
     ] = False,
@@ -25,17 +26,42 @@ def grade(
     key: Annotated[
         str, typer.Option(metavar="VARIABLE", help="Environment variable that holds the API key.")
     ] = "OPENAI_API_KEY",
+    explain: Annotated[
+        tuple[str, str] | None, typer.Option(metavar="ANSWER GOLD", help="Show what each stage makes of the two.")
+    ] = None,
+    grader: Annotated[str, typer.Option(help="Grader that explains itself.")] = "math",
+    tolerance: Annotated[float | None, typer.Option(min=0, help="Largest difference that counts as none.")] = None,
 ) -> None:
     """Grade a run anew without a model (--again), or ask one whether each answer means the reference (--judge).
 
-    A model's verdicts never replace exact grades.
+    A model's verdicts never replace exact grades. Without a run, --explain shows how one answer is graded.
     """
+    if explain is not None:
+        if run is not None or again or judge is not None:
+            raise ConfigError("a1 grade --explain ANSWER GOLD takes no run")
+        _explain(*explain, grader, tolerance)
+        return
+    if run is None:
+        raise ConfigError("a1 grade takes a run folder, or --explain ANSWER GOLD")
     if again == (judge is not None):
-        raise ConfigError("a1 grade takes either --again, to grade anew, or --judge URL, to ask a model")
+        raise ConfigError("a1 grade RUN takes either --again, to grade anew, or --judge URL, to ask a model")
     if judge is None:
         _again(run)
     else:
         _ask(run, judge, model, os.environ.get(key))
+
+
+def _explain(answer: str, gold: str, grader: str, tolerance: float | None) -> None:
+    from a1_sgl.answers import GRADERS, explain
+
+    if grader not in GRADERS:
+        raise ConfigError(f"unknown grader {grader!r}; known: {', '.join(GRADERS)}")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("stage", "answer", "reference"):
+        table.add_column(column, overflow="fold")
+    for row in explain(grader, answer, gold, tolerance):
+        table.add_row(*map(Text, row))
+    console.print(table)
 
 
 def _again(run: Path) -> None:

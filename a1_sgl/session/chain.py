@@ -340,7 +340,8 @@ class Chain:
     @property
     def answer(self) -> str | None:
         """The last answer in its text, if there is one; a chain that came to its own end may have stated it unboxed."""
-        return stated_answer(self.text) if self.ending == "ended" else final_answer(self.text)
+        ended = bool(self.chunks) and self.chunks[-1].ended
+        return stated_answer(self.text) if ended else final_answer(self.text)
 
     def room(self) -> int:
         """Tokens after which the chain can still be sent to every runtime, one kept for an end token."""

@@ -10,6 +10,7 @@ from typing import Any, Self, TypeVar
 
 from sglang.lang.interpreter import ProgramState
 
+from a1_sgl import answers
 from a1_sgl.engine import Route, Scope, wait
 from a1_sgl.errors import A1Error, ChainAborted, ConfigError, RuntimeFault
 from a1_sgl.session.account import Account
@@ -69,6 +70,7 @@ class Group:
         outer = enclosing()
         self._scope = Scope(backend.scope) if outer is None else Scope(backend.scope, outer)
         self._forks: set[Chain] = set()
+        self._keys: dict[int, asyncio.Task[str]] = {}
         self._auditor = Auditor(find_audit(query.audit), self._account, self._scope, query.seed)
         self._context = Context(
             self._scope, Route(query.question.id), query.question.images, logprobs=query.logprobs
@@ -142,8 +144,12 @@ class Group:
                 if stopped and not decided:  # from outside, at the last moment: its body may have been cut short
                     raise ChainAborted(f"chain {chain.sample}: stopped")
                 event = chain.finish(stopped)
-                finished.append(event)
-                if until is not None and not decided and until(sorted(finished, key=lambda one: one.sample)):
+                self._count(event)
+                if until is None or decided:
+                    finished.append(event)
+                    return event
+                finished.append(self._counted([event])[0])
+                if not decided and until(sorted(finished, key=lambda one: one.sample)):
                     decided = True
                     self._stop(but=finished)
                 return event
@@ -184,9 +190,10 @@ class Group:
         self.each(self._rated)
         stopped = [chain.context.scope.stopped for chain in self.chains]
         self._scope.check()
-        return self._result(
-            tuple(chain.finish(alone) for chain, alone in zip(self.chains, stopped, strict=True)), ()
-        )  # fmt: skip
+        finished = tuple(chain.finish(alone) for chain, alone in zip(self.chains, stopped, strict=True))
+        for event in finished:
+            self._count(event)
+        return self._result(finished, ())
 
     def rehearse(self, body: Callable[[Chain], Any], count: int) -> None:
         """Writes `count` chains that only fill a gate's bank (`Chain.calibrate`) and are thrown away.
@@ -294,11 +301,28 @@ class Group:
         else:
             chain.leave()
 
+    def _count(self, event: ChainEvent) -> None:
+        """Begins to work out what its answer counts as. No chain waits for that, save where a rule asks for it."""
+        if event.answer is not None:
+            work = asyncio.to_thread(answers.key, self.query.grader, event.answer)
+            self._keys[event.sample] = asyncio.ensure_future(work)
+
+    def _counted(self, events: Sequence[ChainEvent]) -> tuple[ChainEvent, ...]:
+        """The events with their keys."""
+
+        async def keys() -> list[str]:
+            return await asyncio.gather(*(self._keys[event.sample] for event in events if event.answer is not None))
+
+        found = iter(wait(keys()))
+        return tuple(
+            event if event.answer is None else event.model_copy(update={"key": next(found)}) for event in events
+        )  # fmt: skip
+
     def _result(self, chains: tuple[ChainEvent, ...], lost: tuple[LostEvent, ...]) -> Result:
         self._auditor.finish()
         for fork in tuple(self._forks):  # nobody goes on as one of them any more
             fork.discard()
-        result = Result(self.query.question, chains, lost, self._account.usage, self.query.vote)
+        result = Result(self.query.question, self._counted(chains), lost, self._account.usage, self.query.vote)
         self._account.tell(
             AnswerEvent(
                 question=self.query.question.id, answer=result.answer, vote=self.query.vote, support=result.support

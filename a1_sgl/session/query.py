@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from a1_sgl.answers import GRADERS
 from a1_sgl.errors import ConfigError
 from a1_sgl.session.audits import find_audit
 from a1_sgl.types import Listener, Question
@@ -24,6 +25,7 @@ class Query:
         rate: how finished chains are rated for that, a name in `a1_sgl.session.RATES`; None rates them by the target
             where the vote needs it and the program has no rating of its own.
         audit: how chunks that a gate draws for it are audited, a name in `a1_sgl.session.AUDITS`.
+        grader: how the chains' answers are compared, a name in `a1_sgl.answers.GRADERS`; equal ones have one vote.
         seed: of the sampling. Only runtimes with ``--enable-deterministic-inference`` honour it.
         logprobs: whether the writer's runtime is asked for the log-probabilities of what it writes, as in
             `a1_sgl.engine.Request`. A `Program` asks for what its gate's first stage and its `score` need.
@@ -35,6 +37,7 @@ class Query:
     vote: str = "majority"
     rate: str | None = None
     audit: str = "rewrite"
+    grader: str = "math"
     seed: int | None = None
     logprobs: int | None = None
 
@@ -49,6 +52,8 @@ class Query:
 
             find_rate(self.rate)
         find_audit(self.audit)
+        if self.grader not in GRADERS:
+            raise ConfigError(f"unknown grader {self.grader!r}; known: {', '.join(GRADERS)}")
 
     @property
     def chains(self) -> int:

@@ -26,8 +26,9 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from a1_sgl.answers import GRADERS
 from a1_sgl.errors import ConfigError
-from a1_sgl.evals import chain, exact, generated, grading, reading, stories
+from a1_sgl.evals import chain, exact, generated, reading, stories
 from a1_sgl.evals.tasks import columns, rows
 from a1_sgl.evals.tasks.columns import LETTERS, Checked, Fields, LevelRange
 from a1_sgl.evals.tasks.task import Levels, Messages, Task
@@ -84,8 +85,8 @@ class Declaration(_Declared):
 
     @model_validator(mode="after")
     def _known(self) -> Declaration:
-        if self.grader not in grading.GRADERS:
-            raise ValueError(f"unknown grader {self.grader!r}; known: {', '.join(grading.GRADERS)}")
+        if self.grader not in GRADERS:
+            raise ValueError(f"unknown grader {self.grader!r}; known: {', '.join(GRADERS)}")
         if self.chunking not in CHUNKINGS:
             raise ValueError(f"unknown chunking {self.chunking!r}; known: {', '.join(CHUNKINGS)}")
         if (self.fields.level is None) != (self.levels is None) and self.source.hub:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from a1_sgl import answers
 from a1_sgl.errors import ConfigError
-from a1_sgl.evals import grading
 from a1_sgl.types import Grade, Question
 
 Messages = tuple[dict[str, str], ...]
@@ -174,7 +174,7 @@ class Task:
 
     def grade(self, answer: str | None, question: Question) -> Grade:
         """A chain's answer against the question's."""
-        return grading.grade(self.grader, answer, question)
+        return answers.grade(self.grader, answer, question)
 
 
 def sha256(questions: Sequence[Question]) -> str:

@@ -82,7 +82,7 @@ def a1(*arguments, cwd=None):
         (["eval", "--out", "x", "--set", "retries=-1"], "retries must be at least 0, such as 4, not -1"),
         (
             ["eval", "--out", "x", "--program", "spec_reason", "--set", "threshold=99"],
-            "threshold must be at most 9, such",
+            "threshold must be at most 10, such",
         ),
         (["eval", "--out", "x", "--gate", "magic"], "unknown gate 'magic'; known: balanced"),
         (["eval", "--out", "x", "--gate", "audited"], "gate audited needs epsilon"),

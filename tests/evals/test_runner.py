@@ -13,10 +13,11 @@ from dataclasses import replace
 import pytest
 from scipy.stats import binomtest
 
+from a1_sgl.answers.graders import GRADERS, exact
 from a1_sgl.conformal import BUDGETS
 from a1_sgl.engine import Settings
 from a1_sgl.errors import ConfigError, RecordFault
-from a1_sgl.evals import grading, replay
+from a1_sgl.evals import replay
 from a1_sgl.evals.grading_stage import regrade
 from a1_sgl.evals.runner import Eval, Interrupted, calibrate, evaluate, resume
 from a1_sgl.evals.tasks import find_task
@@ -608,13 +609,13 @@ def test_a_slow_grader_holds_no_place(pair, tmp_path, monkeypatch):
 
     def slow(answer, gold, meta):
         waited.append(release.wait(120))
-        return grading.exact(answer, gold, meta)
+        return exact(answer, gold, meta)
 
     def progress(recorder, planned):
         if len(recorder.folder.finished) == planned:
             release.set()
 
-    monkeypatch.setitem(grading.GRADERS, "slow", slow)
+    monkeypatch.setitem(GRADERS, "slow", slow)
     made = plan("direct", task=replace(TASK, grader="slow"), questions=4, chains=2)
     folder, summary = evaluate(made, few(pair.alone("target"), 1), tmp_path / "run", progress)
     assert waited
@@ -629,7 +630,7 @@ def test_a_grader_that_raises_loses_no_chain(pair, tmp_path, monkeypatch):
         raise ZeroDivisionError("one line\nand another")
 
     made = plan("direct", task=replace(TASK, grader="broken"), questions=4)
-    monkeypatch.setitem(grading.GRADERS, "broken", broken)
+    monkeypatch.setitem(GRADERS, "broken", broken)
     folder, summary = evaluate(made, pair.alone("target"), tmp_path / "run")
     assert names(folder.chains) == everyone(made)
     assert summary["chains_lost"] == 0
@@ -637,7 +638,7 @@ def test_a_grader_that_raises_loses_no_chain(pair, tmp_path, monkeypatch):
     assert summary["not_compared"] == {"grading failed: ZeroDivisionError: one line": len(answered)}
     assert summary["accuracy"]["mean"] == 0
     # One that works gives them their grades, without a model.
-    monkeypatch.setitem(grading.GRADERS, "broken", grading.exact)
+    monkeypatch.setitem(GRADERS, "broken", exact)
     assert regrade(tmp_path / "run").right > 0
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["accuracy"]["mean"] > 0
 

@@ -378,7 +378,7 @@ def test_a_program_of_chains_runs_on_a_backend_of_runtimes(questions):
         ("a1", "score", 3, "score must be text"),
         ("a1", "turns", -1, "program a1: turns must be at least 1, such as 15, not -1"),
         ("a1", "retries", -1, "retries must be at least 0, such as 4, not -1"),
-        ("spec_reason", "threshold", 99, "threshold must be at most 9, such as 7.0, not 99"),
+        ("spec_reason", "threshold", 99, "threshold must be at most 10, such as 7.0, not 99"),
         ("spec_reason", "threshold", math.nan, "threshold must be a finite number, such as 7.0, not nan"),
         ("spec_reason", "threshold", True, "threshold must be a number"),
         ("self_consistency", "error", 1, "error must be below 1, such as 0.05, not 1"),

@@ -1,0 +1,455 @@
+"""Whether two answers are equal, exactly, and the one key that equal answers have.
+
+What may be left out on either side is a name before ``=``, a unit, a base. Percent and degrees are read both ways where
+only one side has them. Everything else counts: order within brackets, open and closed ends, how often an item of a list
+is there, capitals.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+from a1_sgl.answers.parse import Unreadable, Value
+from a1_sgl.answers.split import (
+    Compound,
+    Named,
+    Node,
+    Quantity,
+    Relation,
+    Several,
+    Table,
+    Tuple,
+    Union,
+    Words,
+    split,
+    squeezed,
+)
+
+BITS = 4000
+"""Irrational numbers that agree in so many are equal."""
+WORKED_OUT = 20
+"""Highest degree of polynomials that are."""
+POINTS = 6
+"""At so many points two expressions of variables have to agree."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Compares what `split` makes of answers.
+
+    Attributes:
+        read: the value of an expression in LaTeX: `a1_sgl.answers.parse.expression`, or `plain`, which needs no algebra
+            system and gives up where one is needed.
+        tolerance: largest difference of numbers that counts as none.
+    """
+
+    read: Callable[[str], Value]
+    tolerance: Fraction | None = None
+
+    def equal(self, answer: str, gold: str) -> bool:
+        """Whether two normalised answers are equal.
+
+        Raises:
+            Exception: whatever an algebra system raises at large or strange input.
+        """
+        if _squeezed_outside_words(answer) == _squeezed_outside_words(gold):
+            return True
+        return any(self.same(a, g) for a, g in _readings(answer, gold))
+
+    def same(self, a: Node, g: Node) -> bool:
+        """Whether two nodes are equal."""
+        match a, g:
+            case Named(), Named():
+                return self._named(a, g)
+            case Named(), Relation():
+                return self._relations(_relation(a), g)
+            case Relation(), Named():
+                return self._relations(a, _relation(g))
+            case Named(), _:
+                return self.same(a.value, g)
+            case _, Named():
+                return self.same(a, g.value)
+            case Several(), Several():
+                return self._several(a, g)
+            case Several(items=(only,)), _:
+                return self.same(only, g)
+            case _, Several(items=(only,)):
+                return self.same(a, only)
+            case Quantity(), Quantity():
+                return self._quantities(a, g)
+            case Tuple(), Tuple():
+                return (a.left, a.right) == (g.left, g.right) and self._in_order(a.items, g.items)
+            case (Tuple(left="(", right=")"), Table()) | (Table(), Tuple(left="(", right=")")):
+                return self._in_order(_vector(a), _vector(g))
+            case Table(), Table():
+                return len(a.rows) == len(g.rows) and all(map(self._in_order, a.rows, g.rows))
+            case Union(), Union():
+                return self._in_any_order(a.items, g.items)
+            case Relation(), Relation():
+                return self._relations(a, g)
+            case (Relation(), Quantity()) | (Quantity(), Relation()):
+                return self._worked_out(*((a, g) if isinstance(a, Relation) else (g, a)))
+            case Compound(), Compound():
+                return self._in_order(a.items, g.items)
+            case Words(), Words():
+                return _said(a) == _said(g)
+        return False
+
+    def key(self, node: Node) -> str:
+        """The same text for equal answers; without what may be left out, save a base."""
+        match node:
+            case Quantity():
+                if node.base is not None:
+                    return f"{node.latex.lower()} in base {node.base}"
+                try:
+                    return canonical(self.read(node.latex), node.factor)
+                except Unreadable:
+                    return squeezed(node.latex)
+            case Named():
+                return self.key(node.value)
+            case Several():
+                keys = sorted({self.key(one) for one in node.items} if node.is_set else map(self.key, node.items))
+                return ", ".join(keys)
+            case Tuple():
+                return node.left + ", ".join(map(self.key, node.items)) + node.right
+            case Union():
+                return " or ".join(sorted(map(self.key, node.items)))
+            case Table():
+                return "; ".join(", ".join(map(self.key, row)) for row in node.rows)
+            case Compound():
+                return " ".join(f"{self.key(one)} {one.unit or ''}".strip() for one in node.items)
+            case Relation():
+                return _between(node)
+        return _said(node)
+
+    # --- pairs of a kind ------------------------------------------------------------------------------------------
+
+    def _named(self, a: Named, g: Named) -> bool:
+        if a.name == g.name:
+            return self.same(a.value, g.value)
+        if (renamed := _renamed(a, g.name)) is not None:
+            return self.same(renamed, g.value)
+        if isinstance(a.value, Quantity) and isinstance(g.value, Quantity):
+            return self._relations(_relation(a), _relation(g))
+        return False
+
+    def _several(self, a: Several, g: Several) -> bool:
+        mine, theirs = a.items, g.items
+        if a.is_set or g.is_set:
+            mine, theirs = self._distinct(mine), self._distinct(theirs)
+        names = [{one.name if isinstance(one, Named) else None for one in items} for items in (mine, theirs)]
+        # Of x = 3, y = 5 only the order says what is what where the other side has no names.
+        if any(len(some) > 1 and None not in some for some in names) and names[0] != names[1]:
+            return self._in_order(mine, theirs)
+        return self._in_any_order(mine, theirs)
+
+    def _distinct(self, items: Sequence[Node]) -> tuple[Node, ...]:
+        found: list[Node] = []
+        for one in items:
+            if not any(self.same(one, other) for other in found):
+                found.append(one)
+        return tuple(found)
+
+    def _in_order(self, a: Sequence[Node], g: Sequence[Node]) -> bool:
+        return len(a) == len(g) and all(map(self.same, a, g))
+
+    def _in_any_order(self, a: Sequence[Node], g: Sequence[Node]) -> bool:
+        left = list(g)
+        if len(a) != len(left):
+            return False
+        for one in a:
+            found = next((i for i, other in enumerate(left) if self.same(one, other)), None)
+            if found is None:
+                return False
+            del left[found]
+        return True
+
+    def _quantities(self, a: Quantity, g: Quantity) -> bool:
+        if a.base is not None and g.base is not None:
+            return (a.base, a.latex.lower()) == (g.base, g.latex.lower())
+        if a.base is not None or g.base is not None:
+            return a.latex.lower() == g.latex.lower()
+        if a.unit is not None and g.unit is not None and not a.unit.fits(g.unit):
+            return False
+        try:
+            mine, theirs = (self._value(one) for one in (a, g))
+        except Unreadable:
+            return squeezed(a.latex) == squeezed(g.latex) and a.factor == g.factor
+        if self._equal(mine, theirs):
+            return True
+        # said on one side alone, they may be left out, or meant
+        if a.percent != g.percent:
+            part = Fraction(1, 100)
+            return self._equal(times(mine, part), theirs) if a.percent else self._equal(mine, times(theirs, part))
+        if _degrees(a) != _degrees(g) and (a.unit is None or g.unit is None):
+            return self._equal(*((_radians(mine), theirs) if _degrees(a) else (mine, _radians(theirs))))
+        return False
+
+    def _value(self, one: Quantity) -> Value:
+        return times(self.read(one.latex), one.factor)
+
+    def _equal(self, a: Value, g: Value) -> bool:
+        return equal(a, g) or (self.tolerance is not None and near(a, g, self.tolerance))
+
+    def _relations(self, a: Relation, g: Relation) -> bool:
+        if _between(a) == _between(g):
+            return True
+        if len(a.signs) != 1 or len(g.signs) != 1:
+            return False
+        (mine, turn), (theirs, turned) = _oriented(a.signs[0]), _oriented(g.signs[0])
+        if mine != theirs or mine not in ("=", "<", "\\le", "\\ne"):
+            return False
+        try:
+            ours, gold = (minus(*map(self.read, one.sides)) for one in (a, g))
+        except Unreadable:
+            return False
+        ratio = proportion(ours, gold)
+        if ratio is None:
+            return False
+        return ratio != 0 if mine in ("=", "\\ne") else (ratio > 0) == (turn == turned)
+
+    def _worked_out(self, a: Relation, g: Quantity) -> bool:
+        """``2 + 3 = 5`` is 5."""
+        if set(a.signs) != {"="}:
+            return False
+        try:
+            values = [self.read(side) for side in a.sides]
+            return all(equal(one, values[-1]) for one in values) and self._equal(values[-1], self._value(g))
+        except Unreadable:
+            return False
+
+
+# --- values -------------------------------------------------------------------------------------------------------
+
+
+def equal(a: Value, b: Value) -> bool:
+    """Whether two values are equal: fractions exactly, other numbers in 4,000 bits, what has variables at points."""
+    if isinstance(a, Fraction) and isinstance(b, Fraction):
+        return a == b
+    return _is_zero(_symbolic(a), _symbolic(b))
+
+
+def near(a: Value, b: Value, tolerance: Fraction) -> bool:
+    """Whether two numbers are no further apart than that; False for what is no real number."""
+    if isinstance(a, Fraction) and isinstance(b, Fraction):
+        return abs(a - b) <= tolerance
+    mine, theirs = _symbolic(a), _symbolic(b)
+    return bool(mine.is_comparable and theirs.is_comparable and abs(mine - theirs) <= _symbolic(tolerance))
+
+
+def times(value: Value, factor: Fraction) -> Value:
+    """Their product."""
+    if isinstance(value, Fraction):
+        return value * factor
+    return value if factor == 1 else value * _symbolic(factor)
+
+
+def minus(a: Value, b: Value) -> Any:
+    """Their difference."""
+    return _symbolic(a) - _symbolic(b)
+
+
+def canonical(value: Value, factor: Fraction = Fraction(1)) -> str:
+    """The same text for equal values: a fraction, 25 digits of another number, a quotient of small polynomials.
+
+    Any other expression of variables is told by its values at some points.
+    """
+    value = times(value, factor)
+    if isinstance(value, Fraction):
+        return _written(value)
+    import sympy
+
+    symbols = sorted(value.free_symbols, key=str)
+    if not symbols:
+        return _digits(value)
+    if value.is_rational_function(*symbols) and _degree(value) <= WORKED_OUT:
+        return str(sympy.cancel(sympy.expand(value)))
+    names = ", ".join(map(str, symbols))
+    told = [_digits(one, 12) for point in _points(symbols, value) if (one := _at(value, point)) is not None]
+    return f"a function of {names}: {', '.join(told)}"
+
+
+def proportion(a: Any, b: Any) -> Fraction | None:
+    """The number ``a / b`` where it is the same at all points; None where it is not, or irrational."""
+    symbols = sorted(a.free_symbols | b.free_symbols, key=str)
+    ratios = set()
+    for point in _points(symbols, a + b):
+        up, down = _at(a, point), _at(b, point)
+        if up is None or down is None:
+            continue
+        if (up == 0) != (down == 0):
+            return None
+        if up != 0:
+            ratio = (up / down).evalf(20)
+            if not ratio.is_real:
+                return None
+            ratios.add(str(ratio.evalf(15)))
+    return Fraction(ratios.pop()) if len(ratios) == 1 else None
+
+
+def _is_zero(a: Any, b: Any) -> bool:
+    import sympy
+
+    if a == b:
+        return True
+    if a.has(sympy.oo, sympy.zoo, sympy.nan) or b.has(sympy.oo, sympy.zoo, sympy.nan):
+        return False
+    gap = a - b
+    symbols = sorted(gap.free_symbols, key=str)
+    if not symbols:
+        return _vanishes(gap)
+    known = 0
+    for point in _points(symbols, gap):
+        if (value := _at(gap, point)) is not None:
+            if not _vanishes(value):
+                return False
+            known += 1
+    return known >= 3 or bool(sympy.simplify(gap) == 0)
+
+
+def _vanishes(number: Any) -> bool:
+    from sympy.core.evalf import evalf
+
+    if number.is_Rational:
+        return bool(number == 0)
+    try:
+        re_, im, re_accuracy, im_accuracy = evalf(number, 64, {"maxprec": BITS})
+    except NotImplementedError:
+        return False
+    # What has no bits that are certain in so many is zero as far as they go.
+    return bool((re_ is None or re_accuracy < 8) and (im is None or im_accuracy < 8))
+
+
+def _at(value: Any, point: dict[Any, Any]) -> Any:
+    """The value at a point; None where there is none."""
+    import sympy
+
+    found = value.subs(point).doit()
+    return None if found.has(sympy.nan, sympy.zoo, sympy.oo) or found.free_symbols else found
+
+
+def _points(symbols: Sequence[Any], value: Any) -> list[dict[Any, Any]]:
+    """Fixed points, the same for the same variables; whole ones where functions of whole numbers are met."""
+    import sympy
+
+    whole = value.has(sympy.floor, sympy.ceiling, sympy.factorial, sympy.binomial, sympy.Mod, sympy.Sum) or any(
+        power.base.is_negative for power in value.atoms(sympy.Pow)
+    )
+    found = []
+    for i in range(POINTS):
+        rng = random.Random(f"{i}/{'/'.join(map(str, symbols))}")
+        if whole:
+            found.append({symbol: sympy.Integer(rng.randint(3, 14)) for symbol in symbols})
+        else:
+            sign = -1 if i >= POINTS - 2 else 1
+            found.append({one: sympy.Rational(sign * rng.randint(20, 99), rng.randint(11, 19)) for one in symbols})
+    return found
+
+
+def _degree(value: Any) -> float:
+    """No less than that of a quotient of polynomials, above and below together, without working it out."""
+    if value.is_Pow:
+        return abs(float(value.exp)) * _degree(value.base) if value.exp.is_Number else 0.0
+    if value.is_Symbol:
+        return 1.0
+    degrees = [_degree(one) for one in value.args]
+    return sum(degrees) if value.is_Mul else max(degrees, default=0.0)
+
+
+def _symbolic(value: Value) -> Any:
+    import sympy
+
+    return sympy.Rational(value.numerator, value.denominator) if isinstance(value, Fraction) else value
+
+
+def _digits(value: Any, count: int = 25) -> str:
+    found = value.evalf(count, maxn=BITS, chop=True)
+    return str(found)
+
+
+def _written(value: Fraction) -> str:
+    bits = max(abs(value.numerator), value.denominator).bit_length()
+    if bits < 400:
+        return str(value)
+    short = hashlib.sha256(f"{value.numerator:x}/{value.denominator:x}".encode()).hexdigest()[:16]
+    return f"a fraction of {math.ceil(bits * math.log10(2))} digits, {short}"
+
+
+def _degrees(one: Quantity) -> bool:
+    return one.unit is not None and one.unit.powers == (("degree", 1),)
+
+
+def _radians(value: Value) -> Any:
+    import sympy
+
+    return _symbolic(value) * sympy.pi / 180
+
+
+# --- texts --------------------------------------------------------------------------------------------------------
+
+
+def _readings(answer: str, gold: str) -> list[tuple[Node, Node]]:
+    """What they may mean: ``100,200`` is a number, and a list where the other side is one."""
+    a, g = split(answer), split(gold)
+    found = [(a, g)]
+    if isinstance(g, Several) and isinstance(a, Quantity) and a.grouped:
+        found.append((split(answer, grouped=False), g))
+    if isinstance(a, Several) and isinstance(g, Quantity) and g.grouped:
+        found.append((a, split(gold, grouped=False)))
+    return found
+
+
+def _said(words: Any) -> str:
+    text = re.sub(r"\\text\{([^{}]*)\}", r"\1", words.text)
+    text = re.sub(r"\s+", " ", text).strip(" .,'\"")
+    long = re.search(r"[A-Za-z]{4}", text) or text.lower() in ("yes", "no", "odd", "dne", "all")
+    return re.sub(r"^(?:the|an?) ", "", text.casefold()) if long else text.replace(" ", "")
+
+
+def _squeezed_outside_words(text: str) -> str:
+    words = re.findall(r"\\text\{[^{}]*\}", text)
+    parts = re.split(r"\\text\{[^{}]*\}", text)
+    return "".join(squeezed(part) + word for part, word in zip(parts, [*words, ""], strict=True))
+
+
+def _between(one: Relation) -> str:
+    return "".join(side + sign for side, sign in zip(map(squeezed, one.sides), [*one.signs, ""], strict=True))
+
+
+def _relation(one: Named) -> Relation:
+    value = one.value
+    return Relation((one.name, value.latex if isinstance(value, Quantity) else ""), ("=",))
+
+
+def _oriented(sign: str) -> tuple[str, bool]:
+    return {">": ("<", True), "\\ge": ("\\le", True)}.get(sign, (sign, False))
+
+
+def _vector(node: Node) -> tuple[Node, ...]:
+    if isinstance(node, Tuple):
+        return node.items
+    assert isinstance(node, Table)
+    if len(node.rows) == 1:
+        return node.rows[0]
+    return tuple(row[0] for row in node.rows) if all(len(row) == 1 for row in node.rows) else ()
+
+
+_APPLIED = re.compile(r"([A-Za-z]+(?:_\w)?)\(([A-Za-z])\)")
+
+
+def _renamed(a: Named, name: str) -> Node | None:
+    """``f(n) = n + 1`` as ``f(x) = x + 1``."""
+    mine, theirs = _APPLIED.fullmatch(a.name), _APPLIED.fullmatch(name)
+    if not mine or not theirs or mine[1] != theirs[1] or not isinstance(a.value, Quantity):
+        return None
+    if re.search(rf"(?<![\\A-Za-z]){theirs[2]}(?![a-z])", a.value.latex):  # where it is another letter
+        return None
+    latex = re.sub(rf"(?<![\\A-Za-z]){mine[2]}(?![a-z])", theirs[2], a.value.latex)
+    return replace(a.value, latex=latex)
