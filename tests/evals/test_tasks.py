@@ -122,13 +122,13 @@ def test_where_levels_come_in_turn_a_sample_draws_them():
 
 def test_what_is_tested_on_is_not_calibrated_on(rows, tmp_path):
     chain = find_task("chain")
-    for split in ("calibration", "train"):
-        chain.check_calibration(split)
-    for task, split in ((chain, "test"), (rows, "test"), (rows, "all")):  # all has those of test
+    for name in ("calibration", "train"):
+        chain.check_calibration(name)
+    for task, name in ((chain, "test"), (rows, "test"), (rows, "all")):  # all has those of test
         with pytest.raises(
-            ConfigError, match=f"split {split} of task {task.name} has the questions that gates are tested"
+            ConfigError, match=f"split {name} of task {task.name} has the questions that gates are tested"
         ):
-            task.check_calibration(split)
+            task.check_calibration(name)
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps({"q": f"{i}?", "a": str(i)}) + "\n" for i in range(50)))
     (tmp_path / "mine.yaml").write_text(
         "about: x\nsource: {hub: a/b}\nfields: {question: [q], answer: a}\nsplits: {first: [0, 0.5], test: [0.5, 1]}\n"
@@ -330,10 +330,10 @@ def test_cells_of_csv_are_text_as_they_are_written(tmp_path):
 
 @pytest.mark.parametrize("count", [0, -1])
 def test_fewer_than_one_question_is_refused(count, rows):
-    for task, split in ((rows, "all"), (find_task("chain"), "test")):
+    for task, name in ((rows, "all"), (find_task("chain"), "test")):
         for draw in (task.questions, task.sample):
             with pytest.raises(ConfigError, match=f"questions must be at least 1, not {count}"):
-                draw(split, count)
+                draw(name, count)
 
 
 @pytest.mark.parametrize(
