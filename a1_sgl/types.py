@@ -184,7 +184,9 @@ class VerdictEvent(_Record):
     `draft_call` is the draft's own scoring, where the score asks for it. A rule that is no gate has no p-value and no
     level, and one that reads the text alone makes no call. With `audit` an `AuditEvent` follows, perhaps after the
     chain's end. `screening` is what the first of two stages made of the chunk; where it was accepted by that, no call
-    was made and the score is `UNSEEN`, below every other.
+    was made and the score is `UNSEEN`, below every other. `losses` are the target's tokens, as text, each with its
+    negative log-likelihood in nats, where they were asked for (`Query.losses`) and the score is made of them; an end
+    token has no text.
     """
 
     event: Literal["verdict"] = "verdict"
@@ -204,6 +206,7 @@ class VerdictEvent(_Record):
     draft_call: Call | None = None
     task: str = ""
     screening: Screening | None = None
+    losses: tuple[tuple[str, float], ...] | None = None
 
     @property
     def unseen(self) -> bool:

@@ -111,10 +111,17 @@ def difference(first: RunFolder, second: RunFolder, seed: int = 0) -> Difference
     return Difference(statistics.fmean(means), low, high, gained, lost, p_value, len(names))
 
 
-def compare(folders: Mapping[str, RunFolder], allow: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Every pair of runs: names, their difference, and the ratios of what they cost. Errors as in `check`."""
+def compare(
+    folders: Mapping[str, RunFolder],
+    allow: Sequence[str] = (),
+    summaries: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[dict[str, Any]]:
+    """Every pair of runs: names, their difference, and the ratios of what they cost; `summaries` where they are known.
+
+    Errors as in `check`.
+    """
     check(list(folders.values()), allow)
-    summaries = {name: summarise(folder) for name, folder in folders.items()}
+    summaries = summaries or {name: summarise(folder) for name, folder in folders.items()}
     return [
         {
             "first": a,

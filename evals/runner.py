@@ -84,6 +84,8 @@ class Eval:
         alarm_threshold: of the martingale's wealth.
         allow_mismatch: fields in which the card may differ from this set-up.
         certified: whether to refuse what the card's certificate does not speak of.
+        losses: whether the record has the target's loss of every token; it changes no decision and is no part of the
+            configuration.
     """
 
     task: Task
@@ -114,6 +116,7 @@ class Eval:
     alarm_threshold: float = 100.0
     allow_mismatch: tuple[str, ...] = ()
     certified: bool = False
+    losses: bool = False
 
     def __post_init__(self) -> None:
         for name, value in self.arguments.items():
@@ -324,8 +327,8 @@ class Eval:
         """Runs the program on one question. Errors as in `Program.run`."""
         state = self.strategy.run(
             question=question, samples=samples, listener=listener, backend=backend, gate=gate, vote=self.vote,
-            rate=self.rate, audit=self.audited_by, grader=self.task.grader, seed=self.seed, stop=self.stop,
-            **self.sampling, **self.arguments,
+            rate=self.rate, audit=self.audited_by, grader=self.task.grader, seed=self.seed, losses=self.losses,
+            stop=self.stop, **self.sampling, **self.arguments,
         )  # fmt: skip
         result: Result = state.ret_value
         return result

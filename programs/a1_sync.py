@@ -5,6 +5,8 @@ Source: the baseline of A1 (arXiv 2509.15148): speculative rejection with a budg
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import sglang as sgl
 from scipy.special import softmax
 from sglang.lang.interpreter import ProgramState
@@ -13,7 +15,7 @@ from a1_sgl.conformal import find_score
 from a1_sgl.errors import ConfigError
 from a1_sgl.programs.contract import program
 from a1_sgl.programs.parameters import Count, Number, TakeOver
-from a1_sgl.session import Group, Query, Scored
+from a1_sgl.session import Group, Query
 from a1_sgl.types import Result
 
 
@@ -55,7 +57,7 @@ def a1_sync(
             ranked = sorted(range(len(going)), key=lambda i: -shares[i])
             handed = []
             for i, chain in enumerate(going):
-                share = Scored(float(shares[i]), scored[i].tokens, scored[i].calls)
+                share = replace(scored[i], value=float(shares[i]))
                 if chain.verdict(chain.chunks[-1], share, i in ranked[:budget], replace=take_over == "replace"):
                     handed.append(chain)
             group.each(lambda chain: chain.target(target_tokens), handed)

@@ -88,6 +88,7 @@ class Program:
         audit: str | None = None,
         grader: str | None = None,
         seed: int | None = None,
+        losses: bool = False,
         **settings: Any,
     ) -> ProgramState:
         """Runs the program; the state's ``ret_value`` is its `Result`.
@@ -101,7 +102,7 @@ class Program:
             samples: how many chains; or, where they do not depend on each other, their numbers.
             gate: decides on chunks; shared by all chains of all questions that it is given to.
             listener: told of every event.
-            vote, rate, audit, grader, seed: as in `Query`; None is the program's way.
+            vote, rate, audit, grader, seed, losses: as in `Query`; None is the program's way.
             settings: its own parameters, sampling parameters and stop strings (`a1_sgl.programs.chunking`).
 
         Raises:
@@ -110,7 +111,7 @@ class Program:
             RuntimeFault: every chain broke off.
             ChainAborted: it was stopped from outside.
         """
-        query = self._query(question, samples, listener, vote, rate, audit, grader, seed)
+        query = self._query(question, samples, listener, vote, rate, audit, grader, seed, losses)
         return wait(self._run(query, backend, gate, settings))
 
     async def arun(
@@ -126,10 +127,11 @@ class Program:
         audit: str | None = None,
         grader: str | None = None,
         seed: int | None = None,
+        losses: bool = False,
         **settings: Any,
     ) -> ProgramState:
         """Like `run`, to be awaited in any event loop. Cancelling it aborts its chains and waits for their end."""
-        query = self._query(question, samples, listener, vote, rate, audit, grader, seed)
+        query = self._query(question, samples, listener, vote, rate, audit, grader, seed, losses)
         return await elsewhere(self._run(query, backend, gate, settings))
 
     def stream(self, **arguments: Any) -> Generator[Event, None, Result]:
@@ -234,11 +236,12 @@ class Program:
 
     def _query(
         self, question: str | Question, samples: int | Sequence[int] | None, listener: Listener | None,
-        vote: str | None, rate: str | None, audit: str | None, grader: str | None, seed: int | None,
+        vote: str | None, rate: str | None, audit: str | None, grader: str | None, seed: int | None, losses: bool,
     ) -> Query:  # fmt: skip
         query = Query.of(
             question, self.samples if samples is None else samples, listener=listener, vote=vote or self.vote,
             rate=rate or self.rate, audit=audit or Query.audit, grader=grader or Query.grader, seed=seed,
+            losses=losses,
         )  # fmt: skip
         if self.joint and query.samples != tuple(range(query.chains)):
             raise ConfigError(
@@ -294,9 +297,10 @@ async def _ended(running: Coroutine[Any, Any, ProgramState], gate: Decider, ques
         gate.end(question)
 
 
-_SHARED = frozenset(
-    ("s", "query", "gate", "question", "samples", "listener", "vote", "rate", "audit", "grader", "seed", "backend")
-)
+_SHARED = frozenset((
+    "s", "query", "gate", "question", "samples", "listener", "vote", "rate", "audit", "grader", "seed", "losses",
+    "backend",
+))  # fmt: skip
 """What no program may call a parameter of its own."""
 
 

@@ -69,6 +69,9 @@ def eval_(
     temperature: common.Temperature = None,
     top_p: common.TopP = 1.0,
     set_: common.Parameters = None,
+    losses: Annotated[
+        bool, typer.Option("--losses", help="Record the target's loss of every token; `a1 report` shows them.")
+    ] = False,
     quiet: common.Quiet = False,
     recipe: common.RecipeName = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what the run would take.")] = False,
@@ -94,7 +97,7 @@ def eval_(
         alpha=common.alpha(alpha, calibrated) if gated else None, card=calibrated if gated else None, online=online,
         gate_kind=common.gate(gate, calibrated), certified=certified, epsilon=epsilon, audit_rate=audit_rate,
         audit=audit, first=first_stage, eta=eta, explore=explore, alarm=alarm, alarm_threshold=alarm_threshold,
-        allow_mismatch=tuple(allow_mismatch or ()),
+        allow_mismatch=tuple(allow_mismatch or ()), losses=losses,
     )  # fmt: skip
     if dry_run:
         _say(plan, like, runtimes)

@@ -19,7 +19,6 @@ from a1_sgl.types import (
     Event,
     LostEvent,
     PromptEvent,
-    Question,
     RatingEvent,
     VerdictEvent,
 )
@@ -64,8 +63,7 @@ def solve(
         chunking=chunking, alpha=common.alpha(alpha, card) if needs_gate else None, card=card if needs_gate else None,
         gate_kind=common.gate(gate, card), certified=certified,
     )  # fmt: skip
-    asked = Question.of(question)
-    asked = asked.model_copy(update={"messages": found.ask(question, family or found.families[0]), "task": found.name})
+    asked = found.question(question, family)
     with runtimes.connect(plan.runtime) as backend:
         if plan.card is not None:
             plan.card.check(plan.protocol(backend), [asked.id], alpha=plan.alpha, packages=packages())

@@ -96,12 +96,21 @@ class Task:
             raise ConfigError(f"task {self.name} has no split {split!r}; it has {', '.join(self.splits)}")
         if levels is not None and self.levels is None:
             raise ConfigError(f"the questions of task {self.name} have no levels")
-        if family not in (None, *self.families):
-            raise ConfigError(f"task {self.name} has no prompt for {family!r}; it has {', '.join(self.families)}")
+        self._check_family(family)
         if count is not None and count < 1:
             raise ConfigError(f"questions must be at least 1, not {count}")
         within = self.levels.parse(levels) if self.levels else None
         return self.draw(split, count, seed, within, family or self.families[0])
+
+    def question(self, text: str, family: str | None = None) -> Question:
+        """A question of one's own, asked as this task's are; its reference answer is not known.
+
+        Raises:
+            ConfigError: no prompt for models of that family.
+        """
+        self._check_family(family)
+        asked = Question.of(text)
+        return asked.model_copy(update={"messages": self.ask(text, family or self.families[0]), "task": self.name})
 
     def sample(
         self, split: str, count: int, seed: int = 0, levels: str | None = None, family: str | None = None,
@@ -152,6 +161,10 @@ class Task:
     def only(self, questions: Sequence[Question]) -> Task:
         """The same task with just these questions, whatever is asked for."""
         return replace(self, draw=lambda *_: list(questions))
+
+    def _check_family(self, family: str | None) -> None:
+        if family not in (None, *self.families):
+            raise ConfigError(f"task {self.name} has no prompt for {family!r}; it has {', '.join(self.families)}")
 
     def _independent(
         self, split: str, count: int, seed: int, levels: str | None, family: str | None, but: set[str]

@@ -391,7 +391,7 @@ def test_a_run_is_calibrated_certified_and_replayed(here, runtimes, tmp_path):
     # without --alpha and --gate those that are certified are taken
     done = here(
         "eval", "--out", "run", "--questions", "4", "--chains", "2", "--levels", "3:4", "--calibration",
-        "certified/card.json", "--certified", *where,
+        "certified/card.json", "--certified", "--losses", *where,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "certified: alpha" in done.stdout
@@ -411,7 +411,9 @@ def test_a_run_is_calibrated_certified_and_replayed(here, runtimes, tmp_path):
     assert "times the FLOPs" in " ".join(compared.stdout.split())
     page = here("report", "run", "target", "--out", "page/report.html")
     assert page.returncode == 0, page.stderr
-    assert "boxed" in (tmp_path / "page" / "report.html").read_text()
+    text = (tmp_path / "page" / "report.html").read_text()
+    assert "boxed" in text
+    assert '"losses":[["' in text
     said = here("eval", "--out", "x", "--dry-run", "--like", "run", "--chains", "3", "--questions", "8")
     assert said.returncode == 0, said.stderr
     assert "time: about" in said.stdout

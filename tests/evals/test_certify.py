@@ -255,7 +255,7 @@ def test_a_run_that_is_what_was_certified_says_so_in_all_that_is_kept_of_it(scri
     folder = RunFolder.read(tmp_path / "run")
     assert summarise(folder)["certificate"] == summary["certificate"]
     write(tmp_path / "page" / "report.html", {"run": folder})
-    assert "run is certified: alpha 0.35 loses at most" in (tmp_path / "page" / "report.html").read_text()
+    assert ") is certified: alpha 0.35 loses at most" in (tmp_path / "page" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
