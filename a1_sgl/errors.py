@@ -33,3 +33,13 @@ class ChainAborted(A1Error):
     def __init__(self, message: str, spent: Spent | None = None) -> None:
         super().__init__(message)
         self.spent = spent
+
+
+def why(error: Exception) -> str:
+    """What is wrong, in one line: of what pydantic refuses the first field, else what was raised."""
+    from pydantic import ValidationError  # conformal imports this module, and does without
+
+    if not isinstance(error, ValidationError):
+        return (str(error).splitlines() or [type(error).__name__])[0]
+    first = error.errors()[0]
+    return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from a1_sgl.conformal.place import Place
 from a1_sgl.conformal.stages import Screening
+from a1_sgl.errors import ConfigError
 from a1_sgl.voting import decide, support
 
 CallKind = Literal["prefill", "decode", "verify"]
@@ -46,9 +47,15 @@ class Question(_Record):
 
     @classmethod
     def of(cls, question: str | Question) -> Question:
-        """A question of one user message; its id is a hash of the text."""
+        """A question of one user message; its id is a hash of the text.
+
+        Raises:
+            ConfigError: the text is empty.
+        """
         if isinstance(question, Question):
             return question
+        if not question.strip():
+            raise ConfigError("the question is empty; there is nothing to solve")
         return cls(
             id=hashlib.sha256(question.encode()).hexdigest()[:12], messages=({"role": "user", "content": question},)
         )

@@ -119,7 +119,7 @@ class Eval:
     losses: bool = False
 
     def __post_init__(self) -> None:
-        for name, value in self.parameters.items():
+        for name, value in self.arguments.items():
             self.strategy.check(name, value)
         if self.gate_kind not in KNOWN:
             raise ConfigError(f"unknown gate {self.gate_kind!r}; known: {', '.join(KNOWN)}")
@@ -539,12 +539,14 @@ def calibrate(plan: Eval, backend: Backend, out: Path, progress: Progress | None
     meant for. With a first stage that only watches (eta 0) the card also has its evidence.
 
     Raises:
-        ConfigError: the program has no gate, or a first stage that accepts chunks unseen; else as in `evaluate`.
+        ConfigError: the questions are those of tests; the program has no gate, or a first stage that accepts chunks
+            unseen; else as in `evaluate`.
     """
     if plan.first is not None and plan.eta:
         raise ConfigError(f"a card needs every chunk's score; calibrate with eta 0, not {plan.eta:g}")
     if not plan.gated:
         raise ConfigError(f"program {plan.program} has no gate, so there is nothing to calibrate")
+    plan.task.check_calibration(plan.split)
     folder, summary = evaluate(plan, backend, out, progress)
     verdicts = [event for event in folder.events if isinstance(event, VerdictEvent)]
     questions = sorted({chain.question for chain in folder.chains})

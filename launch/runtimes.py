@@ -21,8 +21,9 @@ from pathlib import Path
 
 import httpx
 import psutil
+from pydantic import BaseModel
 
-from a1_sgl.errors import ConfigError, RuntimeFault
+from a1_sgl.errors import ConfigError, RuntimeFault, why
 from a1_sgl.launch.cpu_engine import has_gpu
 from a1_sgl.launch.serve import WATCH
 
@@ -210,6 +211,16 @@ def _free_port() -> int:
 # --- where they are -------------------------------------------------------------------------------------------
 
 
+class _Launcher(BaseModel):
+    pid: int
+    born: float
+
+
+class _Record(BaseModel):
+    launcher: _Launcher | None = None
+    runtimes: list[Running] = []
+
+
 class State:
     """The file that says which runtimes a launcher holds, so that other commands find them."""
 
@@ -232,19 +243,20 @@ class State:
         Raises:
             ConfigError: the file cannot be read.
         """
-        return [Running(**one) for one in self._read().get("runtimes", [])]
+        return self._read().runtimes
 
     def launcher_alive(self) -> bool:
         """Whether the launcher still runs."""
-        launcher = self._read().get("launcher")
-        return launcher is not None and alive(**launcher)
+        launcher = self._read().launcher
+        return launcher is not None and alive(launcher.pid, launcher.born)
 
     def stop(self, timeout: float = 15.0) -> bool:
         """Ends the launcher and with it its runtimes; False if there was none."""
-        if not self.launcher_alive():
+        launcher = self._read().launcher
+        if launcher is None or not self.launcher_alive():
             self.clear()
             return False
-        pid = self._read()["launcher"]["pid"]
+        pid = launcher.pid
         os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + timeout
         while self.launcher_alive() and time.monotonic() < deadline:
@@ -258,11 +270,12 @@ class State:
         """Forgets the runtimes."""
         self.path.unlink(missing_ok=True)
 
-    def _read(self) -> dict:  # type: ignore[type-arg]
+    def _read(self) -> _Record:
         try:
-            record = json.loads(self.path.read_text())
+            return _Record.model_validate_json(self.path.read_bytes())
         except FileNotFoundError:
-            return {}
+            return _Record()
         except (OSError, ValueError) as error:
-            raise ConfigError(f"{self.path} cannot be read ({error}); delete it if no launcher is running") from error
-        return dict(record)
+            raise ConfigError(
+                f"{self.path} cannot be read ({why(error)}); delete it if no launcher is running"
+            ) from error

@@ -14,6 +14,7 @@ from sglang.lang.interpreter import ProgramState
 from a1_sgl.conformal import find_score
 from a1_sgl.errors import ConfigError
 from a1_sgl.programs.contract import program
+from a1_sgl.programs.parameters import Count, Number, TakeOver
 from a1_sgl.session import Group, Query
 from a1_sgl.types import Result
 
@@ -23,11 +24,11 @@ from a1_sgl.types import Result
 def a1_sync(
     s: ProgramState,
     query: Query,
-    turns: int = 15,
-    draft_tokens: int = 500,
-    target_tokens: int = 500,
-    take_over: str = "continue",
-    budget: int = 1,
+    turns: Count = 15,
+    draft_tokens: Count = 500,
+    target_tokens: Count = 500,
+    take_over: TakeOver = "continue",
+    budget: Number = 1,
     score: str = "mean_loss",
 ) -> Result:
     """In every turn the question's chains are drafted, scored and ranked together; the `budget` worst are handed over.
@@ -44,8 +45,6 @@ def a1_sync(
     The scores of a turn are softmax-normalised, as in the source, which changes no ranking; the shares are what the
     verdicts report. Use it to measure what the barrier costs, and what ranking within a question is worth.
     """
-    if take_over not in ("continue", "replace"):
-        raise ConfigError(f"unknown take-over {take_over!r}; known: continue, replace")
     if not 0 <= budget <= query.chains:
         raise ConfigError(f"budget must lie between 0 and samples = {query.chains}, not {budget}")
     by = find_score(score)

@@ -89,13 +89,16 @@ class Task:
             family: kind of model that the prompts are for; None is the usual one.
 
         Raises:
-            ConfigError: no such split, level or family, no data, or fewer questions than asked for.
+            ConfigError: no such split, level or family, no data, rows that cannot be asked, fewer questions than asked
+                for, or fewer than one asked for.
         """
         if split not in self.splits:
             raise ConfigError(f"task {self.name} has no split {split!r}; it has {', '.join(self.splits)}")
         if levels is not None and self.levels is None:
             raise ConfigError(f"the questions of task {self.name} have no levels")
         self._check_family(family)
+        if count is not None and count < 1:
+            raise ConfigError(f"questions must be at least 1, not {count}")
         within = self.levels.parse(levels) if self.levels else None
         return self.draw(split, count, seed, within, family or self.families[0])
 
@@ -124,6 +127,8 @@ class Task:
         Raises:
             ConfigError: as in `questions`.
         """
+        if count < 1:
+            raise ConfigError(f"questions must be at least 1, not {count}")
         if self.in_turn:
             return self._independent(split, count, seed, levels, family, set(but))
         every = len(self.questions(split, None, seed, levels, family))
@@ -134,6 +139,24 @@ class Task:
                 f"asked again, which leaves {len(left)} and not {count}"
             )
         return left[:count]
+
+    def check_calibration(self, split: str) -> None:
+        """Refuses to calibrate on what is tested on.
+
+        Raises:
+            ConfigError: the split is the one for tests, or has questions of it.
+        """
+        if "test" not in self.splits or split not in self.splits:
+            return
+        shared = split == "test"
+        if not shared and not self.in_turn:  # those of a generator are disjoint
+            tested = {one.id for one in self.questions("test")}
+            shared = any(one.id in tested for one in self.questions(split))
+        if shared:
+            raise ConfigError(
+                f"split {split} of task {self.name} has the questions that gates are tested on, so none is calibrated "
+                f"or certified on it; take another split or task (it has {', '.join(self.splits)})"
+            )
 
     def only(self, questions: Sequence[Question]) -> Task:
         """The same task with just these questions, whatever is asked for."""

@@ -584,6 +584,29 @@ def test_runtimes_that_make_no_backend_are_refused(named):
         Backend.connect(**named)
 
 
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"draft": "http://127.0.0.1:9", "target": "http://127.0.0.1:9"},
+        {"draft": ["http://127.0.0.1:8", "http://127.0.0.1:9/"], "target": ["http://127.0.0.1:9"]},
+    ],
+)
+def test_one_runtime_is_not_both_draft_and_target(named, monkeypatch):
+    closed = []
+
+    class Closing(FakeEngine):
+        async def close(self):
+            closed.append(self.name)
+
+    async def connect(url, name, settings):
+        return Closing(name=name)
+
+    monkeypatch.setattr(SGLang, "connect", connect)
+    with pytest.raises(ConfigError, match=r"http://127\.0\.0\.1:9 is named as draft and as target; a model that"):
+        Backend.connect(**named)
+    assert len(closed) == sum(1 if isinstance(urls, str) else len(urls) for urls in named.values())
+
+
 @pytest.mark.parametrize("limit", [0, -1])
 def test_no_chain_in_flight_is_refused(limit):
     with pytest.raises(ConfigError, match="at least one chain must be in flight"):
