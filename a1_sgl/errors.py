@@ -67,3 +67,13 @@ def _shown(file: str) -> str:
     """A path from here, if it leads down."""
     path, here = Path(file), Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def why(error: Exception) -> str:
+    """What is wrong, in one line: of what pydantic refuses the first field, else what was raised."""
+    from pydantic import ValidationError  # conformal imports this module, and does without
+
+    if not isinstance(error, ValidationError):
+        return first_line(error)
+    first = error.errors()[0]
+    return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from a1_sgl.conformal.place import Place
 from a1_sgl.conformal.stages import Screening
+from a1_sgl.errors import ConfigError
 from a1_sgl.voting import decide, support
 
 CallKind = Literal["prefill", "decode", "verify"]
@@ -46,9 +47,15 @@ class Question(_Record):
 
     @classmethod
     def of(cls, question: str | Question) -> Question:
-        """A question of one user message; its id is a hash of the text."""
+        """A question of one user message; its id is a hash of the text.
+
+        Raises:
+            ConfigError: the text is empty.
+        """
         if isinstance(question, Question):
             return question
+        if not question.strip():
+            raise ConfigError("the question is empty; there is nothing to solve")
         return cls(
             id=hashlib.sha256(question.encode()).hexdigest()[:12], messages=({"role": "user", "content": question},)
         )
@@ -177,7 +184,9 @@ class VerdictEvent(_Record):
     `draft_call` is the draft's own scoring, where the score asks for it. A rule that is no gate has no p-value and no
     level, and one that reads the text alone makes no call. With `audit` an `AuditEvent` follows, perhaps after the
     chain's end. `screening` is what the first of two stages made of the chunk; where it was accepted by that, no call
-    was made and the score is `UNSEEN`, below every other.
+    was made and the score is `UNSEEN`, below every other. `losses` are the target's tokens, as text, each with its
+    negative log-likelihood in nats, where they were asked for (`Query.losses`) and the score is made of them; an end
+    token has no text.
     """
 
     event: Literal["verdict"] = "verdict"
@@ -197,6 +206,7 @@ class VerdictEvent(_Record):
     draft_call: Call | None = None
     task: str = ""
     screening: Screening | None = None
+    losses: tuple[tuple[str, float], ...] | None = None
 
     @property
     def unseen(self) -> bool:

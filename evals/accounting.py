@@ -90,13 +90,13 @@ def perplexity(events: Sequence[Event]) -> dict[str, Any] | None:
     """Finished chains' perplexity under the target, where the run rated them by it: median, quartiles and how many.
 
     A search over steps rates each step; a chain has its last rating, and where it became a copy of another one, that
-    one's.
+    one's. Where the draft is alone it rates itself, whoever was asked for, and that does not count.
     """
     last: dict[tuple[str, int], float] = {}
     ratings: defaultdict[str, set[float]] = defaultdict(set)
     chains: list[ChainEvent] = []
     for event in events:
-        if isinstance(event, RatingEvent) and event.by == "target":
+        if isinstance(event, RatingEvent) and event.by == "target" and event.call.role != "draft":
             last[event.question, event.sample] = event.rating
             ratings[event.question].add(event.rating)
         elif isinstance(event, ChainEvent):

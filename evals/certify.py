@@ -44,8 +44,8 @@ class Certification:
         delta: probability that a level is certified and should not be.
 
     Raises:
-        ConfigError: another gate, no level, a level, epsilon or delta outside (0, 1), or too few questions to certify
-            anything, named with the number needed.
+        ConfigError: another gate, the split of tests, no level, a level, epsilon or delta outside (0, 1), or too few
+            questions to certify anything, named with the number needed.
     """
 
     plan: Eval
@@ -65,6 +65,7 @@ class Certification:
             raise ConfigError(f"first stage {self.plan.first} learns in use, so it cannot be certified; leave it out")
         if self.plan.alarm not in (None, "warn"):
             raise ConfigError(f"alarm {self.plan.alarm} changes the policy, so it cannot be certified; warn can")
+        self.plan.task.check_calibration(self.plan.split)
         if not self.alphas:
             raise ConfigError("no alpha to certify")
         for alpha in self.alphas:
@@ -216,7 +217,7 @@ def _begin(what: Certification, settled: dict[str, Any], out: Path, held: ExitSt
     try:
         out.mkdir(parents=True, exist_ok=True)
         held.callback(files.Lock(out).release)
-        found = json.loads(path.read_bytes()) if path.exists() else None
+        found = files.load(path, files.Mapped).root if path.exists() else None
         if found is None and any(one.name not in (files.Lock.NAME, f"{path.name}.tmp") for one in out.iterdir()):
             raise ConfigError(f"{out} is not empty and holds no certification.json; use another --out")
         if found is not None and (apart := differences({name: found.get(name) for name in settled}, settled)):

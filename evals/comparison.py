@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import binomtest, permutation_test
 
 from a1_sgl.compare import differences
+from a1_sgl.conformal.rates import LEVEL
 from a1_sgl.errors import ConfigError
 from a1_sgl.evals.metrics import summarise, voted
 from a1_sgl.records import ChainRecord, RunFolder
@@ -34,6 +35,8 @@ class Difference:
             exact bound on the share of questions that may not.
         gained, lost: questions that only the second, or only the first, answers right by its vote.
         p_value: McNemar's exact test on these.
+        sign_flip: of the mean, the paired permutation test, which is exact at any number of questions: the share of all
+            ways to give each question's difference either sign (or of 10,000 of them) with a mean as far from 0.
         questions: how many there are.
     """
 
@@ -43,7 +46,13 @@ class Difference:
     gained: int
     lost: int
     p_value: float
+    sign_flip: float
     questions: int
+
+    @property
+    def certain(self) -> bool:
+        """Whether the interval and the test of the same mean both say that there is one."""
+        return (self.low > 0 or self.high < 0) and self.sign_flip <= 1 - LEVEL
 
 
 def by_question(folder: RunFolder) -> dict[str, list[ChainRecord]]:
@@ -108,13 +117,30 @@ def difference(first: RunFolder, second: RunFolder, seed: int = 0) -> Difference
         slack = (1 - 0.025 ** (1 / len(means))) * (1 + abs(means[0]))
         low, high = max(-1.0, means[0] - slack), min(1.0, means[0] + slack)
     p_value = float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
-    return Difference(statistics.fmean(means), low, high, gained, lost, p_value, len(names))
+    return Difference(statistics.fmean(means), low, high, gained, lost, p_value, _sign_flip(means, seed), len(names))
 
 
-def compare(folders: Mapping[str, RunFolder], allow: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Every pair of runs: names, their difference, and the ratios of what they cost. Errors as in `check`."""
+def _sign_flip(means: Sequence[float], seed: int) -> float:
+    if len(means) < 2 or not any(means):
+        return 1.0
+    found = permutation_test(
+        (np.array(means),), np.mean, permutation_type="samples", n_resamples=RESAMPLES, vectorized=True,
+        rng=np.random.default_rng(seed),
+    )  # fmt: skip
+    return float(found.pvalue)
+
+
+def compare(
+    folders: Mapping[str, RunFolder],
+    allow: Sequence[str] = (),
+    summaries: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[dict[str, Any]]:
+    """Every pair of runs: names, their difference, and the ratios of what they cost; `summaries` where they are known.
+
+    Errors as in `check`.
+    """
     check(list(folders.values()), allow)
-    summaries = {name: summarise(folder) for name, folder in folders.items()}
+    summaries = summaries or {name: summarise(folder) for name, folder in folders.items()}
     return [
         {
             "first": a,
@@ -134,11 +160,12 @@ def sentence(row: Mapping[str, Any]) -> str:
     """A comparison in words."""
     d: Difference = row["difference"]
     interval = f"[{100 * d.low:+.1f}, {100 * d.high:+.1f}]"
-    if d.low > 0 or d.high < 0:
+    if d.certain:
         more = "more" if d.mean > 0 else "less"
         said = f"{row['second']} is {100 * abs(d.mean):.1f} points {more} accurate than {row['first']} {interval}"
     else:
         said = f"{row['second']} and {row['first']} cannot be told apart: {100 * d.mean:+.1f} points {interval}"
+    said += f", paired permutation p = {d.sign_flip:.2g}"
     votes = (
         f"by its vote it gains {d.gained} and loses {d.lost} of {d.questions} questions (McNemar p = {d.p_value:.2g})"
     )

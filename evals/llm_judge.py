@@ -7,7 +7,6 @@ no summary, vote or comparison reads them.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,9 +15,10 @@ from typing import Literal
 
 import httpx
 import tenacity
+from pydantic import BaseModel
 
-from a1_sgl.errors import ConfigError, RuntimeFault
-from a1_sgl.records import RunFolder
+from a1_sgl.errors import ConfigError, RuntimeFault, first_line
+from a1_sgl.records import RunFolder, files
 from a1_sgl.types import Question
 
 Verdict = Literal["right", "wrong", "unclear"]
@@ -27,6 +27,15 @@ PROMPT = (
     "Different notation, rounding to the precision asked for, and units do not matter; anything else does. Reply with "
     "one word, YES or NO."
 )
+
+
+class _Judged(BaseModel):
+    """A verdict on record."""
+
+    question: str
+    answer: str
+    verdict: Verdict
+    said: str = ""
 
 
 def judge(
@@ -57,15 +66,14 @@ def _judge(
 ) -> dict[tuple[str, str], Verdict]:  # fmt: skip
     path = verdicts_file(folder, model)
     known = read(path)
-    if path.exists() and not (text := path.read_text()).endswith("\n"):  # a crash has torn the last line
-        path.write_text(text[: text.rfind("\n") + 1])
+    files.mend(path)
     asked = {(c.question, c.answer) for c in folder.chains if c.answer is not None and c.gold is not None}
     todo = sorted(asked - known.keys())
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     with (
         httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=120) as client,
         ThreadPoolExecutor(at_once) as pool,
-        path.open("a") as file,
+        path.open("ab") as file,
     ):
 
         def one(name: tuple[str, str]) -> tuple[Verdict, str]:
@@ -76,14 +84,17 @@ def _judge(
         try:
             for done, (name, (verdict, said)) in enumerate(zip(todo, pool.map(one, todo), strict=True), start=1):
                 known[name] = verdict
-                row = {"question": name[0], "answer": name[1], "verdict": verdict, "said": said}
-                file.write(json.dumps(row) + "\n")
+                row = _Judged(question=name[0], answer=name[1], verdict=verdict, said=said)
+                file.write(files.lines([row]))
                 file.flush()
                 if progress is not None:
                     progress(done, len(todo))
         except httpx.HTTPError as error:
             pool.shutdown(cancel_futures=True)
-            raise RuntimeFault(f"judge at {url}: {error}; verdicts that came are in {path}") from error
+            said = first_line(error)
+            if isinstance(error, httpx.HTTPStatusError):
+                said = f"{error.response.status_code} {error.response.reason_phrase}: {error.response.text[:500]!r}"
+            raise RuntimeFault(f"judge at {url}: {said}; verdicts that came are in {path}") from error
     return {name: known[name] for name in asked}
 
 
@@ -94,11 +105,12 @@ def verdicts_file(folder: RunFolder, model: str) -> Path:
 
 
 def read(path: Path) -> dict[tuple[str, str], Verdict]:
-    """Verdicts on record; a last line that a crash has torn is left out."""
-    if not path.exists():
-        return {}
-    rows = [json.loads(line) for line in path.read_text().split("\n")[:-1]]
-    return {(row["question"], row["answer"]): row["verdict"] for row in rows}
+    """Verdicts on record; a last line that a crash has torn is left out.
+
+    Raises:
+        ConfigError: another line cannot be read; it is named.
+    """
+    return {(one.question, one.answer): one.verdict for one in files.parse(path, _Judged)}
 
 
 def agreement(folder: RunFolder, verdicts: Mapping[tuple[str, str], Verdict]) -> Counter[tuple[bool, Verdict]]:

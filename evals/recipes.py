@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 
 from a1_sgl.errors import ConfigError
+from a1_sgl.evals import reading
 
 HERE = Path(__file__).parent / "recipes"
 RECIPES = tuple(sorted(path.stem for path in HERE.glob("*.yaml")))
@@ -55,12 +56,7 @@ def find_recipe(name: str) -> Recipe:
     path = HERE / f"{name}.yaml" if name in RECIPES else Path(name)
     if name not in RECIPES and not name.endswith((".yaml", ".yml")):
         raise ConfigError(f"unknown recipe {name!r}; known: {', '.join(RECIPES)}, or a file of yours, such as my.yaml")
-    try:
-        said = yaml.load(path.read_text(), yaml.BaseLoader)  # text, as on a command line
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    said = reading.from_yaml(path, yaml.BaseLoader)  # text, as on a command line
     if not isinstance(said, dict):
         raise ConfigError(f"{path} is no recipe: it holds no options")
     if unknown := [key for key in said if key not in KEYS]:

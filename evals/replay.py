@@ -39,7 +39,7 @@ from a1_sgl.conformal import (
     worst,
 )
 from a1_sgl.conformal.rates import hindsight
-from a1_sgl.errors import ConfigError
+from a1_sgl.errors import ConfigError, why
 
 UNKNOWN = (
     "A replay cannot know how a chain would have gone on after a decision other than the recorded one; it keeps the "
@@ -187,9 +187,7 @@ def _read(file: Path, prefix: str) -> tuple[list[RecordedChain], int]:
     except FileNotFoundError:
         raise ConfigError(f"{file} does not exist; name a run folder, an events.jsonl or a file of chains") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        what = f"{'.'.join(map(str, first['loc'])) or 'line'}: {first['msg']}"
-        raise ConfigError(f"{file}, line {number}: not a recorded chain or event: {what}") from error
+        raise ConfigError(f"{file}, line {number}: not a recorded chain or event: {why(error)}") from error
     except (OSError, ValueError, EOFError) as error:
         raise ConfigError(f"{file}, line {number}: not a recorded chain or event: {error}") from error
     return [

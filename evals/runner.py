@@ -87,6 +87,8 @@ class Eval:
         alarm_threshold: of the martingale's wealth.
         allow_mismatch: fields in which the card may differ from this set-up.
         certified: whether to refuse what the card's certificate does not speak of.
+        losses: whether the record has the target's loss of every token; it changes no decision and is no part of the
+            configuration.
     """
 
     task: Task
@@ -117,9 +119,10 @@ class Eval:
     alarm_threshold: float = 100.0
     allow_mismatch: tuple[str, ...] = ()
     certified: bool = False
+    losses: bool = False
 
     def __post_init__(self) -> None:
-        for name, value in self.parameters.items():
+        for name, value in self.arguments.items():
             self.strategy.check(name, value)
         if self.gate_kind not in KNOWN:
             raise ConfigError(f"unknown gate {self.gate_kind!r}; known: {', '.join(KNOWN)}")
@@ -336,8 +339,8 @@ class Eval:
         """Runs the program on one question. Errors as in `Program.run`."""
         state = self.strategy.run(
             question=question, samples=samples, listener=listener, backend=backend, gate=gate, vote=self.vote,
-            rate=self.rate, audit=self.audited_by, grader=self.task.grader, seed=self.seed, stop=self.stop,
-            **self.sampling, **self.arguments,
+            rate=self.rate, audit=self.audited_by, grader=self.task.grader, seed=self.seed, losses=self.losses,
+            stop=self.stop, **self.sampling, **self.arguments,
         )  # fmt: skip
         result: Result = state.ret_value
         return result
@@ -550,12 +553,14 @@ def calibrate(
     meant for. With a first stage that only watches (eta 0) the card also has its evidence.
 
     Raises:
-        ConfigError: the program has no gate, or a first stage that accepts chunks unseen; else as in `evaluate`.
+        ConfigError: the questions are those of tests; the program has no gate, or a first stage that accepts chunks
+            unseen; else as in `evaluate`.
     """
     if plan.first is not None and plan.eta:
         raise ConfigError(f"a card needs every chunk's score; calibrate with eta 0, not {plan.eta:g}")
     if not plan.gated:
         raise ConfigError(f"program {plan.program} has no gate, so there is nothing to calibrate")
+    plan.task.check_calibration(plan.split)
     folder, summary = evaluate(plan, backend, out, progress, overwrite=overwrite)
     verdicts = [event for event in folder.events if isinstance(event, VerdictEvent)]
     questions = sorted({chain.question for chain in folder.chains})

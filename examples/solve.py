@@ -3,12 +3,14 @@
 import sys
 
 from a1_sgl.conformal import make
+from a1_sgl.evals.tasks import find_task
 from a1_sgl.launch.pocket import pocket_pair
 from a1_sgl.programs import a1, stop_strings
 from a1_sgl.session import Backend
 from a1_sgl.types import AnswerEvent, ChunkEvent, VerdictEvent
 
-QUESTION = "Start with 17. Add 8. Multiply by 3. Subtract 21. What is the result?"
+# Asked as the pocket pair knows it; to a pair of yours a text will do.
+QUESTION = find_task("chain").question("Start with 17. Add 8. Multiply by 3. Subtract 21. What is the result?")
 
 with Backend.connect(*sys.argv[1:3]) if len(sys.argv) > 2 else pocket_pair() as pair:
     gate = make("marginal", alpha=0.25)  # from an empty bank: its first p-values are mere chance

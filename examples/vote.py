@@ -2,11 +2,13 @@
 
 import sys
 
+from a1_sgl.evals.tasks import find_task
 from a1_sgl.launch.pocket import pocket_pair
 from a1_sgl.programs import self_consistency
 from a1_sgl.session import Backend
 
-QUESTION = "Start with 17. Add 8. Multiply by 3. Subtract 21. What is the result?"
+# Asked as the pocket pair knows it; to a model of yours a text will do.
+QUESTION = find_task("chain").question("Start with 17. Add 8. Multiply by 3. Subtract 21. What is the result?")
 
 with Backend.connect(draft=sys.argv[1]) if len(sys.argv) > 1 else pocket_pair() as backend:
     state = self_consistency.run(

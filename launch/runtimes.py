@@ -7,7 +7,6 @@ the launcher ends, however it ends, the pipe closes and the group kills itself.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -16,13 +15,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
+from pydantic import BaseModel
 
-from a1_sgl.errors import ConfigError, RuntimeFault
+from a1_sgl.errors import ConfigError, RuntimeFault, why
 from a1_sgl.launch.cpu_engine import has_gpu
 from a1_sgl.launch.serve import WATCH
 
@@ -228,6 +227,25 @@ def _free_port() -> int:
 # --- where they are -------------------------------------------------------------------------------------------
 
 
+class _Launcher(BaseModel):
+    pid: int
+    born: float
+
+
+class Ended(BaseModel):
+    """That runtimes ended by themselves: when, in seconds since the epoch, how, and the logs that are left, by name."""
+
+    at: float
+    what: str
+    logs: dict[str, str]
+
+
+class _Record(BaseModel):
+    launcher: _Launcher | None = None
+    runtimes: list[Running] = []
+    ended: Ended | None = None
+
+
 class State:
     """The file that says which runtimes a launcher holds, so that other commands find them."""
 
@@ -238,14 +256,12 @@ class State:
     def write(self, running: Sequence[Running]) -> None:
         """Records `running`, with this process as their launcher."""
         me = psutil.Process()
-        self._write(
-            {"launcher": {"pid": me.pid, "born": me.create_time()}, "runtimes": [asdict(one) for one in running]}
-        )
+        self._write(_Record(launcher=_Launcher(pid=me.pid, born=me.create_time()), runtimes=list(running)))
 
-    def _write(self, record: Mapping[str, Any]) -> None:
+    def _write(self, record: _Record) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         draft = self.path.with_suffix(".tmp")
-        draft.write_text(json.dumps(record, indent=2) + "\n")
+        draft.write_text(record.model_dump_json(indent=2) + "\n")
         draft.replace(self.path)
 
     def runtimes(self) -> list[Running]:
@@ -254,29 +270,30 @@ class State:
         Raises:
             ConfigError: the file cannot be read.
         """
-        return [Running(**one) for one in self._read().get("runtimes", [])]
+        return self._read().runtimes
 
     def end(self, what: str) -> None:
         """Records why the runtimes ended; they stay on record, and `ended` says it."""
         files = {path.stem: str(path) for path in (self.folder / "logs").glob("*.log")}
-        self._write(self._read() | {"ended": {"at": time.time(), "what": what, "logs": files}})
+        self._write(self._read().model_copy(update={"ended": Ended(at=time.time(), what=what, logs=files)}))
 
     @property
-    def ended(self) -> dict[str, Any] | None:
-        """Why the runtimes that are on record ended by themselves, if they did: ``at``, ``what`` and their ``logs``."""
-        return self._read().get("ended")
+    def ended(self) -> Ended | None:
+        """Why the runtimes that are on record ended by themselves, if they did."""
+        return self._read().ended
 
     def launcher_alive(self) -> bool:
         """Whether the launcher still runs."""
-        launcher = self._read().get("launcher")
-        return launcher is not None and alive(**launcher)
+        launcher = self._read().launcher
+        return launcher is not None and alive(launcher.pid, launcher.born)
 
     def stop(self, timeout: float = 15.0) -> bool:
         """Ends the launcher and with it its runtimes; False if there was none."""
-        if not self.launcher_alive():
+        launcher = self._read().launcher
+        if launcher is None or not self.launcher_alive():
             self.clear()
             return False
-        pid = self._read()["launcher"]["pid"]
+        pid = launcher.pid
         os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + timeout
         while self.launcher_alive() and time.monotonic() < deadline:
@@ -290,11 +307,12 @@ class State:
         """Forgets the runtimes."""
         self.path.unlink(missing_ok=True)
 
-    def _read(self) -> dict[str, Any]:
+    def _read(self) -> _Record:
         try:
-            record = json.loads(self.path.read_text())
+            return _Record.model_validate_json(self.path.read_bytes())
         except FileNotFoundError:
-            return {}
+            return _Record()
         except (OSError, ValueError) as error:
-            raise ConfigError(f"{self.path} cannot be read ({error}); delete it if no launcher is running") from error
-        return dict(record)
+            raise ConfigError(
+                f"{self.path} cannot be read ({why(error)}); delete it if no launcher is running"
+            ) from error

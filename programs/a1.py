@@ -5,17 +5,17 @@ Source: *A1: Asynchronous Test-Time Scaling via Conformal Prediction* (arXiv 250
 
 from __future__ import annotations
 
+from typing import Literal
+
 import sglang as sgl
 from sglang.lang.interpreter import ProgramState
 
 from a1_sgl.conformal import Decider
-from a1_sgl.errors import ConfigError
 from a1_sgl.programs.contract import program
+from a1_sgl.programs.parameters import Count, Number
 from a1_sgl.programs.steps import redraw
 from a1_sgl.session import Chain, Group, Query
 from a1_sgl.types import Result
-
-TAKE_OVERS = ("continue", "replace", "resample")
 
 
 @program(gate="required", takes_over=True)
@@ -24,13 +24,13 @@ def a1(
     s: ProgramState,
     query: Query,
     gate: Decider,
-    turns: int = 15,
-    draft_tokens: int = 500,
-    target_tokens: int = 500,
-    take_over: str = "continue",
-    retries: int = 4,
+    turns: Count = 15,
+    draft_tokens: Count = 500,
+    target_tokens: Count = 500,
+    take_over: Literal["continue", "replace", "resample"] = "continue",
+    retries: Number = 4,
     score: str = "mean_loss",
-    presample: int = 0,
+    presample: Number = 0,
 ) -> Result:
     """Draft, verify, gate, take over, repeat; a chain waits for no other.
 
@@ -50,10 +50,6 @@ def a1(
 
     Use it when a draft is right most of the time and the target can tell when it is not.
     """
-    if take_over not in TAKE_OVERS:
-        raise ConfigError(f"unknown take-over {take_over!r}; known: {', '.join(TAKE_OVERS)}")
-    if presample < 0:
-        raise ConfigError(f"presample must not be negative, not {presample}")
 
     def rehearse(chain: Chain) -> None:
         chain.calibrate(chain.draft(draft_tokens), gate, score=score)

@@ -10,8 +10,8 @@ import sglang as sgl
 from sglang.lang.interpreter import ProgramState
 
 from a1_sgl.conformal import Decider
-from a1_sgl.errors import ConfigError
 from a1_sgl.programs.contract import program
+from a1_sgl.programs.parameters import Count, TakeOver
 from a1_sgl.session import Chain, Query, run_chains
 from a1_sgl.types import Result
 
@@ -22,10 +22,10 @@ def a1_lookahead(
     s: ProgramState,
     query: Query,
     gate: Decider,
-    turns: int = 15,
-    draft_tokens: int = 500,
-    target_tokens: int = 500,
-    take_over: str = "continue",
+    turns: Count = 15,
+    draft_tokens: Count = 500,
+    target_tokens: Count = 500,
+    take_over: TakeOver = "continue",
     score: str = "mean_loss",
 ) -> Result:
     """Like `a1`; the next chunk is begun at once, and rolled back if the gate hands this one over.
@@ -41,8 +41,6 @@ def a1_lookahead(
     Tokens drafted in vain are accounted as dropped. Use it where the draft has capacity to spare and the time of one
     chain counts: each accepted turn saves the shorter of its verification and its next draft.
     """
-    if take_over not in ("continue", "replace"):
-        raise ConfigError(f"unknown take-over {take_over!r}; known: continue, replace")
 
     def body(chain: Chain) -> None:
         chunk = chain.draft(draft_tokens)

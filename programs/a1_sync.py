@@ -5,13 +5,16 @@ Source: the baseline of A1 (arXiv 2509.15148): speculative rejection with a budg
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import sglang as sgl
 from scipy.special import softmax
 from sglang.lang.interpreter import ProgramState
 
 from a1_sgl.errors import ConfigError
 from a1_sgl.programs.contract import program
-from a1_sgl.session import Group, Query, Scored
+from a1_sgl.programs.parameters import Count, Number, TakeOver
+from a1_sgl.session import Group, Query
 from a1_sgl.types import Result
 
 
@@ -20,11 +23,11 @@ from a1_sgl.types import Result
 def a1_sync(
     s: ProgramState,
     query: Query,
-    turns: int = 15,
-    draft_tokens: int = 500,
-    target_tokens: int = 500,
-    take_over: str = "continue",
-    budget: int = 1,
+    turns: Count = 15,
+    draft_tokens: Count = 500,
+    target_tokens: Count = 500,
+    take_over: TakeOver = "continue",
+    budget: Number = 1,
     score: str = "mean_loss",
 ) -> Result:
     """In every turn the question's chains are drafted, scored and ranked together; the `budget` worst are handed over.
@@ -41,8 +44,6 @@ def a1_sync(
     The scores of a turn are softmax-normalised, as in the source, which changes no ranking; the shares are what the
     verdicts report. Use it to measure what the barrier costs, and what ranking within a question is worth.
     """
-    if take_over not in ("continue", "replace"):
-        raise ConfigError(f"unknown take-over {take_over!r}; known: continue, replace")
     if not 0 <= budget <= query.chains:
         raise ConfigError(f"budget must lie between 0 and samples = {query.chains}, not {budget}")
     with Group(s, query) as group:
@@ -54,7 +55,7 @@ def a1_sync(
             ranked = sorted(range(len(going)), key=lambda i: -shares[i])
             handed = []
             for i, chain in enumerate(going):
-                share = Scored(float(shares[i]), scored[i].tokens, scored[i].calls)
+                share = replace(scored[i], value=float(shares[i]))
                 if chain.verdict(chain.chunks[-1], share, i in ranked[:budget], replace=take_over == "replace"):
                     handed.append(chain)
             group.each(lambda chain: chain.target(target_tokens), handed)

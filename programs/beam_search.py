@@ -10,6 +10,7 @@ import sglang as sgl
 from sglang.lang.interpreter import ProgramState
 
 from a1_sgl.programs.contract import program
+from a1_sgl.programs.parameters import Count
 from a1_sgl.programs.steps import by_loss, search
 from a1_sgl.session import Group, Query
 from a1_sgl.types import Result
@@ -20,9 +21,9 @@ from a1_sgl.types import Result
 def beam_search(
     s: ProgramState,
     query: Query,
-    width: int = 4,
-    turns: int = 40,
-    draft_tokens: int = 500,
+    width: Count = 4,
+    turns: Count = 40,
+    draft_tokens: Count = 500,
 ) -> Result:
     """All chains take a step, the best ``samples / width`` of them survive, each is copied `width` times; repeat.
 

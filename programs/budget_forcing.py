@@ -9,6 +9,7 @@ import sglang as sgl
 from sglang.lang.interpreter import ProgramState
 
 from a1_sgl.programs.contract import program
+from a1_sgl.programs.parameters import Count, Number
 from a1_sgl.session import Chain, Query, run_chains
 from a1_sgl.types import Result
 
@@ -18,12 +19,12 @@ from a1_sgl.types import Result
 def budget_forcing(
     s: ProgramState,
     query: Query,
-    max_tokens: int = 4096,
-    extensions: int = 2,
+    max_tokens: Count = 4096,
+    extensions: Number = 2,
     wait: str = "\n\nWait, ",
     end_of_thinking: str = "</think>",
     answer_prompt: str = "\n\nThe answer is \\boxed{",
-    answer_tokens: int = 256,
+    answer_tokens: Count = 256,
 ) -> Result:
     """Thinking ends `extensions` times with "Wait" instead; then, if there is none, an answer is asked for.
 

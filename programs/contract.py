@@ -7,8 +7,9 @@ import hashlib
 import importlib.util
 import inspect
 import queue
+import reprlib
 import sys
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -22,6 +23,7 @@ from a1_sgl.conformal import Decider, TwoStage, find_score
 from a1_sgl.engine import aside, stack, submit, wait
 from a1_sgl.engine.loop import elsewhere
 from a1_sgl.errors import ConfigError, told
+from a1_sgl.programs.parameters import Parameter, parameters
 from a1_sgl.session import Backend, Query
 from a1_sgl.types import Event, Listener, Question, Result
 
@@ -63,9 +65,11 @@ class Program:
                 f"program {self.name} must begin ({', '.join(leading)}, ...), not ({', '.join(found)}, ...); "
                 "what it is declared with says whether it takes a gate"
             )
-        for name in self.own:
-            if self._parameters[name].default is inspect.Parameter.empty:
-                raise ConfigError(f"program {self.name}: its parameter {name} needs a default")
+        try:
+            own = self._own
+        except ConfigError as error:
+            raise ConfigError(f"program {self.name}: {error}") from error
+        for name in own:
             if name in _SHARED or name in _SAMPLING:
                 raise ConfigError(f"program {self.name}: {name} means something else in all programs; rename it")
 
@@ -84,6 +88,7 @@ class Program:
         audit: str | None = None,
         grader: str | None = None,
         seed: int | None = None,
+        losses: bool = False,
         **settings: Any,
     ) -> ProgramState:
         """Runs the program; the state's ``ret_value`` is its `Result`.
@@ -97,15 +102,16 @@ class Program:
             samples: how many chains; or, where they do not depend on each other, their numbers.
             gate: decides on chunks; shared by all chains of all questions that it is given to.
             listener: told of every event.
-            vote, rate, audit, grader, seed: as in `Query`; None is the program's way.
+            vote, rate, audit, grader, seed, losses: as in `Query`; None is the program's way.
             settings: its own parameters, sampling parameters and stop strings (`a1_sgl.programs.chunking`).
 
         Raises:
-            ConfigError: an argument that it does not take, or runtimes that cannot play its roles.
+            ConfigError: an argument that it does not take, runtimes that cannot play its roles, or something other than
+                a `Result` that it returned.
             RuntimeFault: every chain broke off.
             ChainAborted: it was stopped from outside.
         """
-        query = self._query(question, samples, listener, vote, rate, audit, grader, seed)
+        query = self._query(question, samples, listener, vote, rate, audit, grader, seed, losses)
         return wait(self._run(query, backend, gate, settings))
 
     async def arun(
@@ -121,10 +127,11 @@ class Program:
         audit: str | None = None,
         grader: str | None = None,
         seed: int | None = None,
+        losses: bool = False,
         **settings: Any,
     ) -> ProgramState:
         """Like `run`, to be awaited in any event loop. Cancelling it aborts its chains and waits for their end."""
-        query = self._query(question, samples, listener, vote, rate, audit, grader, seed)
+        query = self._query(question, samples, listener, vote, rate, audit, grader, seed, losses)
         return await elsewhere(self._run(query, backend, gate, settings))
 
     def stream(self, **arguments: Any) -> Generator[Event, None, Result]:
@@ -183,24 +190,24 @@ class Program:
     @property
     def own(self) -> list[str]:
         """Its own parameters."""
-        return list(self._parameters)[2 if self.gate == "none" else 3 :]
+        return list(self._own)
 
     def default(self, name: str) -> Any:
         """The default of one of its own parameters."""
-        return self._parameters[name].default
+        return self._own[name].default
 
-    def check(self, name: str, value: Any) -> None:
-        """Refuses a value of one of its own parameters that is not of its default's kind.
+    def check(self, name: str, value: Any) -> Any:
+        """A value of one of its own parameters, as it takes it.
 
         Raises:
-            ConfigError: that, or it has no such parameter.
+            ConfigError: the value is of another kind or out of range, or it has no such parameter.
         """
-        if name not in self.own:
+        if name not in self._own:
             raise ConfigError(f"program {self.name} has no parameter {name!r}; it has {', '.join(self.own)}")
-        default = self.default(name)
-        wanted, what = _KINDS.get(type(default), ((), ""))
-        if wanted and not (isinstance(value, wanted) and isinstance(value, bool) == isinstance(default, bool)):
-            raise ConfigError(f"program {self.name}: {name} must be {what}, such as {default!r}, not {value!r}")
+        try:
+            return self._own[name].take(value)
+        except ConfigError as error:
+            raise ConfigError(f"program {self.name}: {error}") from error
 
     def check_roles(self, pair: bool) -> None:
         """Raises ConfigError where it needs a pair of runtimes and there is none."""
@@ -225,15 +232,20 @@ class Program:
     def _parameters(self) -> dict[str, inspect.Parameter]:
         return dict(inspect.signature(self.function.func).parameters)
 
+    @cached_property
+    def _own(self) -> dict[str, Parameter]:
+        return parameters(self.function.func, list(self._parameters)[2 if self.gate == "none" else 3 :])
+
     # --- inside -----------------------------------------------------------------------------------------------
 
     def _query(
         self, question: str | Question, samples: int | Sequence[int] | None, listener: Listener | None,
-        vote: str | None, rate: str | None, audit: str | None, grader: str | None, seed: int | None,
+        vote: str | None, rate: str | None, audit: str | None, grader: str | None, seed: int | None, losses: bool,
     ) -> Query:  # fmt: skip
         query = Query.of(
             question, self.samples if samples is None else samples, listener=listener, vote=vote or self.vote,
             rate=rate or self.rate, audit=audit or Query.audit, grader=grader or Query.grader, seed=seed,
+            losses=losses,
         )  # fmt: skip
         if self.joint and query.samples != tuple(range(query.chains)):
             raise ConfigError(
@@ -256,14 +268,25 @@ class Program:
             )
         if isinstance(backend, Backend):
             self.check_roles(backend.roles.successor is not None)
+        settings = {name: self.check(name, one) if name in self._own else one for name, one in settings.items()}
         query = replace(query, logprobs=self.logprobs(gate, settings.get("score")))
         if self.gate != "none":
             settings = {"gate": gate, **settings}
-        running = stack(self.function.run, query=query, backend=backend, use_thread=False, **settings)
+        running = self._checked(stack(self.function.run, query=query, backend=backend, use_thread=False, **settings))
         if gate is None:
             return running
         gate.begin(query.question.id)  # now, so that questions are submitted in the order in which they are asked
         return _ended(running, gate, query.question.id)
+
+    async def _checked(self, running: Coroutine[Any, Any, ProgramState]) -> ProgramState:
+        state = await running
+        if not isinstance(state.ret_value, Result):
+            what = reprlib.repr(state.ret_value)
+            raise ConfigError(
+                f"program {self.name} returned {what} and must return a Result: what run_chains, Group.run or "
+                "Group.finish returns"
+            )
+        return state
 
     def _told(self, listener: Listener, arguments: dict[str, Any]) -> Coroutine[Any, Any, ProgramState]:
         if "listener" in arguments:
@@ -278,15 +301,11 @@ async def _ended(running: Coroutine[Any, Any, ProgramState], gate: Decider, ques
         gate.end(question)
 
 
-_SHARED = frozenset(
-    ("s", "query", "gate", "question", "samples", "listener", "vote", "rate", "audit", "grader", "seed", "backend")
-)
+_SHARED = frozenset((
+    "s", "query", "gate", "question", "samples", "listener", "vote", "rate", "audit", "grader", "seed", "losses",
+    "backend",
+))  # fmt: skip
 """What no program may call a parameter of its own."""
-
-_KINDS: dict[type, tuple[tuple[type, ...], str]] = {
-    int: ((int,), "a whole number"), float: ((int, float), "a number"), str: ((str,), "text"),
-    tuple: ((list, tuple), "a list"),
-}  # fmt: skip
 
 
 def program(
@@ -337,6 +356,29 @@ def find_program(name: str) -> Program:
         known = [key for key, value in vars(module).items() if isinstance(value, Program)]
         raise ConfigError(f"program {name!r}: {path} has no program {inner!r}; it has {', '.join(known) or 'none'}")
     return replace(found, source=source)
+
+
+def check_defaults(given: Mapping[str, Any]) -> None:
+    """Refuses values that none of the library's programs takes by these names, as a task's defaults.
+
+    Raises:
+        ConfigError: no program has such a parameter, or none takes that value for it.
+    """
+    from a1_sgl.programs import PROGRAMS
+
+    for name, value in given.items():
+        having = [one for one in PROGRAMS.values() if name in one.own]
+        if not having:
+            known = dict.fromkeys(own for one in PROGRAMS.values() for own in one.own)
+            raise ConfigError(f"no program has a parameter {name!r}; there are {', '.join(known)}")
+        refused: list[ConfigError] = []
+        for one in having:
+            try:
+                one.check(name, value)
+            except ConfigError as error:
+                refused.append(error)
+        if len(refused) == len(having):
+            raise refused[0]
 
 
 @cache  # what a file registers, such as a score, it can register once

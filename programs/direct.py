@@ -6,6 +6,7 @@ import sglang as sgl
 from sglang.lang.interpreter import ProgramState
 
 from a1_sgl.programs.contract import program
+from a1_sgl.programs.parameters import Count
 from a1_sgl.programs.steps import whole
 from a1_sgl.session import Query, run_chains
 from a1_sgl.types import Result
@@ -16,7 +17,7 @@ from a1_sgl.types import Result
 def direct(
     s: ProgramState,
     query: Query,
-    max_tokens: int = 4096,
+    max_tokens: Count = 4096,
 ) -> Result:
     """Each chain is one generation.
 

@@ -9,6 +9,7 @@ import sglang as sgl
 from sglang.lang.interpreter import ProgramState
 
 from a1_sgl.programs.contract import program
+from a1_sgl.programs.parameters import Count
 from a1_sgl.programs.steps import by_loss, search
 from a1_sgl.session import Group, Query
 from a1_sgl.types import Result
@@ -19,9 +20,9 @@ from a1_sgl.types import Result
 def dvts(
     s: ProgramState,
     query: Query,
-    width: int = 4,
-    turns: int = 40,
-    draft_tokens: int = 500,
+    width: Count = 4,
+    turns: Count = 40,
+    draft_tokens: Count = 500,
 ) -> Result:
     """The chains form ``samples / width`` trees of `width`; in each, the best step survives and is copied; repeat.
 

@@ -13,6 +13,7 @@ from sglang.lang.interpreter import ProgramState
 from a1_sgl.conformal import Decider, Decision
 from a1_sgl.errors import ConfigError
 from a1_sgl.programs.contract import program
+from a1_sgl.programs.parameters import Count, Share, TakeOver
 from a1_sgl.session import Chain, Group, Query
 from a1_sgl.types import Result
 
@@ -23,12 +24,12 @@ def route(
     s: ProgramState,
     query: Query,
     gate: Decider,
-    turns: int = 15,
-    draft_tokens: int = 500,
-    target_tokens: int = 500,
-    take_over: str = "continue",
-    easy: float = 0.6,
-    hard: float = 0.2,
+    turns: Count = 15,
+    draft_tokens: Count = 500,
+    target_tokens: Count = 500,
+    take_over: TakeOver = "continue",
+    easy: Share = 0.6,
+    hard: Share = 0.2,
     score: str = "mean_loss",
 ) -> Result:
     """All chains draft one chunk; the mean of their p-values says who writes the rest.
@@ -47,10 +48,8 @@ def route(
     That share needs valid p-values: a gate whose bank holds first chunks (``mondrian-turn``). Use it where questions
     differ so much that most need no verification at all.
     """
-    if take_over not in ("continue", "replace"):
-        raise ConfigError(f"unknown take-over {take_over!r}; known: continue, replace")
-    if not 0 <= hard <= easy <= 1:
-        raise ConfigError(f"hard and easy must satisfy 0 <= hard <= easy <= 1, not {hard} and {easy}")
+    if hard > easy:
+        raise ConfigError(f"hard must not be above easy, {hard} above {easy}")
     replace = take_over == "replace"
 
     def first(chain: Chain) -> Decision:

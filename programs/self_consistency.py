@@ -6,11 +6,15 @@ Adaptive-Consistency (arXiv 2305.11860), here with stopping rules whose error is
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 import sglang as sgl
+from pydantic import Field
 from sglang.lang.interpreter import ProgramState
 
 from a1_sgl.errors import ConfigError
 from a1_sgl.programs.contract import program
+from a1_sgl.programs.parameters import Count
 from a1_sgl.programs.steps import whole
 from a1_sgl.session import Query, run_chains
 from a1_sgl.stopping import find_stop
@@ -22,9 +26,9 @@ from a1_sgl.types import Result
 def self_consistency(
     s: ProgramState,
     query: Query,
-    max_tokens: int = 4096,
-    stop_when: str = "never",
-    error: float = 0.05,
+    max_tokens: Count = 4096,
+    stop_when: Literal["never", "decided", "certain"] = "never",
+    error: Annotated[float, Field(gt=0, lt=1)] = 0.05,
 ) -> Result:
     """Chains of one generation each, and a vote.
 

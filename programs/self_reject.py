@@ -10,6 +10,7 @@ from sglang.lang.interpreter import ProgramState
 
 from a1_sgl.conformal import Decider
 from a1_sgl.programs.contract import program
+from a1_sgl.programs.parameters import Count, Number
 from a1_sgl.programs.steps import redraw
 from a1_sgl.session import Chain, Query, run_chains
 from a1_sgl.types import Result
@@ -21,9 +22,9 @@ def self_reject(
     s: ProgramState,
     query: Query,
     gate: Decider,
-    turns: int = 15,
-    draft_tokens: int = 500,
-    retries: int = 3,
+    turns: Count = 15,
+    draft_tokens: Count = 500,
+    retries: Number = 3,
     score: str = "mean_loss",
 ) -> Result:
     """The model writes a chunk and scores it; a chunk that the gate rejects is drawn again.

@@ -12,6 +12,7 @@ from sglang.lang.interpreter import ProgramState
 
 from a1_sgl.conformal import Decider
 from a1_sgl.programs.contract import program
+from a1_sgl.programs.parameters import Count, Number
 from a1_sgl.programs.steps import redraw
 from a1_sgl.session import Chain, Query, run_chains
 from a1_sgl.types import Result
@@ -23,9 +24,9 @@ def self_reject_fork(
     s: ProgramState,
     query: Query,
     gate: Decider,
-    turns: int = 15,
-    draft_tokens: int = 500,
-    retries: int = 3,
+    turns: Count = 15,
+    draft_tokens: Count = 500,
+    retries: Number = 3,
     progress: float = 0.02,
     gap: float = 0.05,
     score: str = "mean_loss",

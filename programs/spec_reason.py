@@ -5,11 +5,15 @@ Source: *SpecReason: Fast and Accurate Inference-Time Compute via Speculative Re
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import sglang as sgl
+from pydantic import Field
 from sglang.lang.interpreter import ProgramState
 
 from a1_sgl.conformal import Decider
 from a1_sgl.programs.contract import program
+from a1_sgl.programs.parameters import Count, Number
 from a1_sgl.session import Chain, Query, Scored, run_chains
 from a1_sgl.session.judge import STEP
 from a1_sgl.types import Chunk, Result
@@ -21,11 +25,11 @@ def spec_reason(
     s: ProgramState,
     query: Query,
     gate: Decider | None = None,
-    turns: int = 15,
-    draft_tokens: int = 500,
-    target_tokens: int = 500,
-    threshold: float = 7.0,
-    first_by_target: int = 0,
+    turns: Count = 15,
+    draft_tokens: Count = 500,
+    target_tokens: Count = 500,
+    threshold: Annotated[float, Field(ge=0, le=10)] = 7.0,
+    first_by_target: Number = 0,
     cue: str = "",
 ) -> Result:
     """The draft writes a step, the target rates it; a step below `threshold` is dropped and written by the target.
@@ -35,7 +39,7 @@ def spec_reason(
         turns: most steps a chain may take.
         draft_tokens: longest step of the draft, in tokens.
         target_tokens: longest step of the target, in tokens.
-        threshold: the lowest rating that passes, 0 to 9 (the paper's is 7 for most models).
+        threshold: the lowest rating that passes, 0 to 9 (the paper's is 7 for most models); above 9 none does.
         first_by_target: how many steps the target writes before the draft may (the paper's knob for planning).
         cue: word with which the target begins a correction, such as ``Wait``; the rating is then 9 times the chance
             that it would not begin with it, and no judge prompt is sent. For a target that was not taught to judge.

@@ -10,6 +10,7 @@ import sglang as sgl
 from sglang.lang.interpreter import ProgramState
 
 from a1_sgl.programs.contract import program
+from a1_sgl.programs.parameters import Count
 from a1_sgl.session import Chain, Query, Scored, run_chains
 from a1_sgl.types import Result
 
@@ -23,11 +24,11 @@ VERIFICATION = ("verify", "think again", "recap", "check")
 def speculative_thinking(
     s: ProgramState,
     query: Query,
-    turns: int = 200,
-    draft_tokens: int = 1024,
-    probe_tokens: int = 20,
-    target_tokens: int = 125,
-    doubts: int = 10,
+    turns: Count = 200,
+    draft_tokens: Count = 1024,
+    probe_tokens: Count = 20,
+    target_tokens: Count = 125,
+    doubts: Count = 10,
     recap: str = "Let us check whether there are some wrong steps.",
     affirmation: tuple[str, ...] = AFFIRMATION,
     reflection: tuple[str, ...] = REFLECTION,

@@ -9,6 +9,7 @@ import sglang as sgl
 from sglang.lang.interpreter import ProgramState
 
 from a1_sgl.programs.contract import program
+from a1_sgl.programs.parameters import Count
 from a1_sgl.programs.steps import search
 from a1_sgl.session import Chain, Group, Query
 from a1_sgl.session.judge import STEP
@@ -20,9 +21,9 @@ from a1_sgl.types import Result
 def tree_of_thought(
     s: ProgramState,
     query: Query,
-    proposals: int = 4,
-    turns: int = 40,
-    draft_tokens: int = 500,
+    proposals: Count = 4,
+    turns: Count = 40,
+    draft_tokens: Count = 500,
     cue: str = "",
 ) -> Result:
     """Each of ``samples / proposals`` states is continued by `proposals` thoughts; the best-valued ones survive.

@@ -12,8 +12,8 @@ ROOT = Path(__file__).parent.parent
 @pytest.mark.parametrize(
     ("name", "roles", "says"),
     [
-        ("solve", ("draft", "target"), "answer: "),
-        ("vote", ("draft",), "answer: "),
+        ("solve", ("draft", "target"), "answer: 54 "),
+        ("vote", ("draft",), "answer: 54 "),
         ("compose", ("draft", "target"), "right"),
         ("compare", ("draft", "target"), "best_of_n"),
     ],

@@ -21,6 +21,7 @@ def test_the_readmes_library_example_runs(runtimes):
     code = code.replace("http://127.0.0.1:30002", runtimes["target"].url)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("67 ")  # 39 * 2 - 18 + 7
     assert "'draft': " in done.stdout
 
 

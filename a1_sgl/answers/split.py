@@ -362,10 +362,10 @@ def quantity(text: str, grouped: bool = True) -> Node:
             return Quantity(based[1].lstrip("0") or "0", base=number)
     text = re.sub(r"^([A-Za-z]+(?:_\{?\w+\}?)?) ?: ?(?=[\d\\(-])", "", text)
     money = _MONEY.match(text)
-    value = _MONEY.sub(r"\1", text) if money else text
+    value = _ORDINAL.sub(r"\1", _MONEY.sub(r"\1", text) if money else text)
     tokens = _TOKEN.findall(value)
     end, words, percent = _tail(tokens)
-    value = _ORDINAL.sub(r"\1", "".join(tokens[:end]).strip())
+    value = "".join(tokens[:end]).strip()
     factor, words = units.scaled(words)
     unit = units.unit(words) if words else None
     if (words and unit is None) or not value or value in "+-":

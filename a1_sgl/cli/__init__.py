@@ -93,6 +93,14 @@ def main() -> None:
             traceback.print_exc()
         errors.print(f"a1: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        # A file or folder that was named cannot be what it is to be: --out below a file, say, or on a full disk.
+        errors.print(
+            f"a1: {error.filename}: {error.strerror}", style="red", markup=False, highlight=False, soft_wrap=True
+        )
+        sys.exit(2)
     except Exception as error:  # a program's own, or a mistake of ours
         if verbose():
             traceback.print_exc()

@@ -184,7 +184,7 @@ def parameters(pairs: list[str] | None, recipe: str | None = None) -> dict[str, 
 def sampling(temperature: float | None, top_p: float, default: float) -> dict[str, Any]:
     """Checked sampling parameters."""
     temperature = default if temperature is None else temperature
-    if temperature < 0:
+    if not 0 <= temperature < math.inf:
         raise ConfigError(f"--temperature must be at least 0, not {temperature}")
     if not 0 < top_p <= 1:
         raise ConfigError(f"--top-p must lie in (0, 1], not {top_p}")

@@ -78,6 +78,9 @@ def eval_(
     temperature: common.Temperature = None,
     top_p: common.TopP = 1.0,
     set_: common.Parameters = None,
+    losses: Annotated[
+        bool, typer.Option("--losses", help="Record the target's loss of every token; `a1 report` shows them.")
+    ] = False,
     quiet: common.Quiet = False,
     recipe: common.RecipeName = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what the run would take.")] = False,
@@ -107,7 +110,7 @@ def eval_(
         alpha=common.alpha(alpha, calibrated) if gated else None, card=calibrated if gated else None, online=online,
         gate_kind=common.gate(gate, calibrated), certified=certified, epsilon=epsilon, audit_rate=audit_rate,
         audit=audit, first=first_stage, eta=eta, explore=explore, alarm=alarm, alarm_threshold=alarm_threshold,
-        allow_mismatch=tuple(allow_mismatch or ()),
+        allow_mismatch=tuple(allow_mismatch or ()), losses=losses,
     )  # fmt: skip
     if dry_run:
         _say(plan, like, runtimes, as_json)
@@ -115,8 +118,6 @@ def eval_(
     assert out is not None
     with runtimes.connect(plan.runtime) as backend, terminate_on_sigterm():
         common.check_recipe(recipe, plan, backend)
-        if gated and plan.card is None:
-            errors.print(common.NO_CARD, markup=False, highlight=False, soft_wrap=True)
         try:
             with progress(f"{strategy.name} {plan.runtime or ''}".strip(), quiet or as_json) as shown:
                 _, summary = evaluate(plan, backend, out, shown, overwrite=overwrite)
@@ -130,8 +131,8 @@ def eval_(
     common.print_summaries({strategy.name: summary})
     common.print_turns(summary["take_over"])
     if gated:
-        start = f"{len(plan.card.scores):,} scores of {calibration}" if plan.card else "an empty bank: no card was used"
-        console.print(f"gate: {plan.gate_kind}, from {start}", markup=False, highlight=False, soft_wrap=True)
+        start = f"from {len(plan.card.scores):,} scores of {calibration}" if plan.card else common.NO_CARD
+        console.print(f"gate: {plan.gate_kind}, {start}", markup=False, highlight=False, soft_wrap=True)
     if summary["certificate"] is not None:
         console.print(summary["certificate"]["says"], markup=False, highlight=False, soft_wrap=True)
     console.print(f"run: {out}", highlight=False, soft_wrap=True)

@@ -88,7 +88,7 @@ def _show(store: State, running: list[Running], as_json: bool) -> bool:
     states = {one.name: "healthy" if one.healthy() else "not answering" if one.alive() else "dead" for one in running}
     if as_json:
         rows = [asdict(one) | {"state": states[one.name]} for one in running]
-        common.as_json({"runtimes": rows, "ended": store.ended})
+        common.as_json({"runtimes": rows, "ended": store.ended and store.ended.model_dump()})
         return set(states.values()) == {"healthy"}
     table = Table(box=None, pad_edge=False)
     for column in ("runtime", "state", "url", "pid", "log"):
@@ -97,8 +97,8 @@ def _show(store: State, running: list[Running], as_json: bool) -> bool:
         table.add_row(one.name, states[one.name], one.url, str(one.pid), one.log)
     console.print(table)
     if (ended := store.ended) is not None:
-        when = time.strftime("%H:%M:%S on %d %B", time.localtime(ended["at"]))
-        console.print(f"\n{ended['what']}\nThat was at {when}; the other runtimes were stopped.", markup=False,
+        when = time.strftime("%H:%M:%S on %d %B", time.localtime(ended.at))
+        console.print(f"\n{ended.what}\nThat was at {when}; the other runtimes were stopped.", markup=False,
                       highlight=False, soft_wrap=True)  # fmt: skip
     elif running and not store.launcher_alive():
         console.print("\nTheir launcher was killed, and they ended with it; the logs are still there.", highlight=False)

@@ -21,7 +21,6 @@ from a1_sgl.types import (
     Event,
     LostEvent,
     PromptEvent,
-    Question,
     RatingEvent,
     VerdictEvent,
 )
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from a1_sgl.conformal import Card
     from a1_sgl.evals.runner import Eval
     from a1_sgl.session import Backend
+    from a1_sgl.types import Question
 
 _COLOURS = {"draft": "cyan", "target": "magenta"}
 
@@ -74,8 +74,7 @@ def solve(
         chunking=chunking, alpha=common.alpha(alpha, card) if needs_gate else None, card=card if needs_gate else None,
         gate_kind=common.gate(gate, card), certified=certified,
     )  # fmt: skip
-    asked = Question.of(question)
-    asked = asked.model_copy(update={"messages": found.ask(question, family or found.families[0]), "task": found.name})
+    asked = found.question(question, family)
     with runtimes.connect(plan.runtime) as backend:
         if plan.card is not None:
             plan.card.check(plan.protocol(backend), [asked.id], alpha=plan.alpha, packages=packages())

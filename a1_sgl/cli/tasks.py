@@ -62,9 +62,10 @@ def show(
     task = find_task(name, data)
     render = _template(model) if model else None
     for one in (family,) if family else task.families:
+        asked = task.questions(split or task.splits[-1], questions, seed, family=one)
         known = families().get(one)
         console.print(f"{one}: {known.about}" if known else task.about, style="bold", highlight=False, markup=False)
-        for question in task.questions(split or task.splits[-1], questions, seed, family=one):
+        for question in asked:
             _print(question, render)
 
 

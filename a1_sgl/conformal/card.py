@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -173,11 +173,18 @@ class Card:
             content = json.loads(path.read_text())
             if not isinstance(content, dict) or "schema" not in content:
                 raise ConfigError("it has no schema; make one with a1 calibrate")
+            if "configuration" in content:
+                raise ConfigError("it is the record of a run; the card that a1 calibrate makes is beside it, card.json")
             if (schema := content.pop("schema")) != SCHEMA:
                 raise ConfigError(
                     f"its schema is {schema}, this version reads {SCHEMA}; make it anew with a1 calibrate"
                 )
             content.pop("smallest_alpha", None)
+            known = {one.name: one.default is MISSING and one.default_factory is MISSING for one in fields(cls)}
+            if absent := [name for name, needed in known.items() if needed and name not in content]:
+                raise ConfigError(f"it is no card: it has no {', '.join(absent)}; make one with a1 calibrate")
+            if unknown := [name for name in content if name not in known]:
+                raise ConfigError(f"it has {unknown[0]!r}, which no card has; make it anew with a1 calibrate")
             content["places"] = tuple((q, s, t) for q, s, t in content["places"])
             content |= {"scores": tuple(content["scores"]), "questions": tuple(content["questions"])}
             if content.get("certificate") is not None:

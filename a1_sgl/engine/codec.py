@@ -30,6 +30,18 @@ class Codec:
         """The text of `ids`, special tokens left out."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
+    def pieces(self, ids: Sequence[int]) -> tuple[str, ...]:
+        """What each of `ids` adds to their text; a character of several tokens is the last one's."""
+        found: list[str] = []
+        start, said = 0, ""
+        for i in range(len(ids)):
+            text = self.decode(ids[start : i + 1])
+            whole = i + 1 == len(ids) or not text.endswith("\N{REPLACEMENT CHARACTER}")
+            found.append(text[len(said) :] if whole else "")
+            if whole:  # with one token before it, so that a tokenizer that swallows a leading space keeps it
+                start, said = i, self.decode(ids[i : i + 1])
+        return tuple(found)
+
     @property
     def eos(self) -> int | None:
         """The id with which the model ends its turn."""

@@ -11,11 +11,11 @@ import platform
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, RootModel
 
-from a1_sgl.errors import ConfigError, RecordFault, first_line
+from a1_sgl.errors import ConfigError, RecordFault, why
 
 log = logging.getLogger(__name__)
 M = TypeVar("M", bound=BaseModel)
@@ -132,7 +132,7 @@ def parse(path: Path, model: type[M]) -> Iterator[M]:
         try:
             yield model.model_validate_json(line)
         except ValueError as error:
-            raise ConfigError(f"{path}, line {number}: {first_line(error)}") from error
+            raise ConfigError(f"{path}, line {number}: this cannot be read: {why(error)}") from error
 
 
 def mend(path: Path) -> None:
@@ -166,6 +166,24 @@ def replace(path: Path, data: bytes) -> None:
 def lines(records: Iterable[BaseModel]) -> bytes:
     """A line for each."""
     return "".join([record.model_dump_json() + "\n" for record in records]).encode()
+
+
+def load(path: Path, model: type[M]) -> M:
+    """The whole of a JSON file.
+
+    Raises:
+        ConfigError: it cannot be read, or is no `model`; the file is named.
+    """
+    try:
+        return model.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} cannot be read: {why(error)}") from error
+
+
+class Mapped(RootModel[dict[str, Any]]):
+    """A JSON object of any content."""
 
 
 def fault(path: Path, error: OSError, kept: int) -> RecordFault:

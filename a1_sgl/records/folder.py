@@ -27,10 +27,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, RootModel
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 
 from a1_sgl.compare import differences
-from a1_sgl.errors import A1Error, ConfigError, first_line
+from a1_sgl.errors import A1Error, ConfigError, first_line, why
 from a1_sgl.records import files
 from a1_sgl.types import (
     AnswerEvent,
@@ -54,6 +54,18 @@ Name = tuple[str, int]
 
 class _Event(RootModel[Event]):
     pass
+
+
+class _Schema(BaseModel):
+    schema_: int = Field(alias="schema")
+
+
+class _Run(BaseModel):
+    """What a ``run.json`` has whoever wrote it; its configuration is the runner's."""
+
+    configuration: dict[str, Any]
+    environment: dict[str, Any]
+    sessions: list[float]
 
 
 class Finished(BaseModel):
@@ -221,6 +233,7 @@ class RunFolder:
             elif not isinstance(event, AnswerEvent):
                 whole = folder.has(event.question, event.sample)
                 (folder.events if whole else folder._orphans).append(event)
+        _check_told(path / "events.jsonl", finished, folder.events)
         known = folder._grades = {(grade.question, grade.sample): grade for grade in grades}
         folder.chains = [_graded(chain, known[chain.name]) for chain in finished if chain.name in known]
         return folder
@@ -484,17 +497,21 @@ def _grade_record(chain: Finished, grade: Grade) -> GradeRecord:
 def head(path: Path) -> dict[str, Any]:
     """What a run's ``run.json`` holds. Errors as in `RunFolder.read`."""
     try:
-        run: dict[str, Any] = json.loads((path / "run.json").read_bytes())
-        schema = run["schema"]
+        data = (path / "run.json").read_bytes()
+        schema = _Schema.model_validate_json(data).schema_
+        if schema != SCHEMA:
+            raise ConfigError(
+                f"{path} was written with record schema {schema}, and this version reads {SCHEMA}; read it with the "
+                "version of a1-sgl that its run.json names"
+            )
+        _Run.model_validate_json(data)
     except FileNotFoundError as error:
         raise ConfigError(f"{path} holds no run ({error.filename} is missing)") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
         raise ConfigError(f"{path} is not a readable run: {first_line(error)}") from error
-    if schema != SCHEMA:
-        raise ConfigError(
-            f"{path} was written with record schema {schema}, and this version reads {SCHEMA}; read it with the "
-            "version of a1-sgl that its run.json names"
-        )
+    except ValidationError as error:
+        raise ConfigError(f"{path} is not a readable run: run.json: {why(error)}") from error
+    run: dict[str, Any] = json.loads(data)
     return run
 
 
@@ -537,6 +554,21 @@ def _check_single(path: Path, finished: Iterable[Finished]) -> None:
                 "that chain again"
             )
         first[chain.name] = number
+
+
+def _check_told(path: Path, finished: Iterable[Finished], events: Iterable[Event]) -> None:
+    """Refuses chains of which the events do not tell: what they cost would count as nothing.
+
+    Where mending was killed half way they tell that a chain is lost which is still there, and what it cost.
+    """
+    told = {(event.question, event.sample) for event in events if isinstance(event, ChainEvent | LostEvent)}
+    if untold := [chain for chain in finished if chain.name not in told]:
+        what = f"does not tell of the end of {len(untold)} chains" if path.exists() else "is missing"
+        raise ConfigError(
+            f"{path} {what}, and chains.jsonl holds {len(untold)} that it must tell of, chain {untold[0].sample} of "
+            f"question {untold[0].question} first; put the file back, or take their lines out of chains.jsonl and the "
+            "same command runs them again"
+        )
 
 
 @contextmanager

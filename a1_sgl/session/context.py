@@ -21,6 +21,7 @@ class Context:
         image_tokens: how many tokens the images add to what is sent, by `Codec.key`.
         priority: of its requests, as in `Request`.
         logprobs: what is asked of the writer's generations beside their text, as in `Request`.
+        losses: whether verdicts tell the target's loss of every token.
     """
 
     scope: Scope
@@ -29,6 +30,7 @@ class Context:
     image_tokens: Mapping[str, int] = field(default_factory=dict)
     priority: int | None = None
     logprobs: int | None = None
+    losses: bool = False
 
     def request(self, engine: Engine, ids: Ids) -> Request:
         """The request for `ids` on `engine`."""

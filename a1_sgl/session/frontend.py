@@ -73,6 +73,7 @@ class Backend(BaseBackend):  # type: ignore[misc]
             api_key: where they want one; `settings` can have it too.
 
         Raises:
+            ConfigError: one runtime is to be both draft and target.
             ConfigError, RuntimeFault: as `SGLang.connect`; runtimes that were connected are let go of again.
         """
         settings = settings or Settings()
@@ -231,6 +232,15 @@ def _with_key(settings: Settings, key: str) -> Settings:
     return replace(settings, api_key=SecretStr(key))
 
 
+def _check_apart(draft: URLs, target: URLs) -> None:
+    theirs = [{url.rstrip("/") for url in ((urls,) if isinstance(urls, str) else urls)} for urls in (draft, target)]
+    if both := theirs[0] & theirs[1]:
+        raise ConfigError(
+            f"{min(both)} is named as draft and as target; a model that verifies itself finds likely what it wrote, "
+            "and taking over from itself changes nothing. Name two runtimes, or one alone for a program of one model"
+        )
+
+
 async def _engines(wanted: dict[str, URLs], settings: Settings) -> dict[str, Engine]:
     """Connects to all at once; if one fails, the others are closed."""
     import asyncio
@@ -250,6 +260,7 @@ async def _engines(wanted: dict[str, URLs], settings: Settings) -> dict[str, Eng
             members.setdefault(role, []).append(one)
     if not failed:
         try:
+            _check_apart(wanted.get(DRAFT, ()), wanted.get(TARGET, ()))
             return {role: some[0] if len(some) == 1 else Fleet(some, role) for role, some in members.items()}
         except ConfigError as error:
             failed.append(error)

@@ -73,7 +73,7 @@ class Group:
         self._keys: dict[int, asyncio.Task[str]] = {}
         self._auditor = Auditor(find_audit(query.audit), self._account, self._scope, query.seed)
         self._context = Context(
-            self._scope, Route(query.question.id), query.question.images, logprobs=query.logprobs
+            self._scope, Route(query.question.id), query.question.images, logprobs=query.logprobs, losses=query.losses
         )  # fmt: skip
         self._prompt = Transcript()
         self._begin()

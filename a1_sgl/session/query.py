@@ -29,6 +29,7 @@ class Query:
         seed: of the sampling. Only runtimes with ``--enable-deterministic-inference`` honour it.
         logprobs: whether the writer's runtime is asked for the log-probabilities of what it writes, as in
             `a1_sgl.engine.Request`. A `Program` asks for what its gate's first stage and its `score` need.
+        losses: whether verdicts tell the target's loss of every token, and not of the chunk alone.
     """
 
     question: Question
@@ -40,6 +41,7 @@ class Query:
     grader: str = "math"
     seed: int | None = None
     logprobs: int | None = None
+    losses: bool = False
 
     def __post_init__(self) -> None:
         if not self.samples:

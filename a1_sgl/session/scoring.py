@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scored:
-    """A chunk's score, higher is stranger, the tokens it is of and the calls it took, the verifier's first."""
+    """A chunk's score, higher is stranger, the tokens it is of and the calls it took, the verifier's first; and the
+    target's loss of each token, as in `VerdictEvent`."""
 
     value: float
     tokens: int
     calls: tuple[Call, ...] = ()
+    losses: tuple[tuple[str, float], ...] | None = None
 
 
 def loss(chain: Chain, chunk: Chunk, role: Role | None = None) -> tuple[Loss, Call]:
@@ -75,7 +77,8 @@ def score(chain: Chain, chunk: Chunk, by: Score) -> Scored:
         found, made = loss(chain, chunk, chain.roles.writer)
         draft = found.values
         calls.append(made)
-    return Scored(by(Evidence(target, draft, own, chunk.first)), tokens, tuple(calls))
+    losses = _by_token(chain, chunk, target) if chain.context.losses and target is not None else None
+    return Scored(by(Evidence(target, draft, own, chunk.first)), tokens, tuple(calls), losses)
 
 
 def tokens_of(chunk: Chunk) -> int:
@@ -111,6 +114,13 @@ def rate(chain: Chain, ask: str = judge.STEP, cue: str = "") -> judge.Rating:
         prefix = joined(prefix[:asked], prefix[asked + over :])
     scores, made = _next_token(chain, role, joined(prefix, lead), [one[-1] for one in digits])
     return judge.Rating.of(scores.logprobs, made)
+
+
+def _by_token(chain: Chain, chunk: Chunk, losses: tuple[float, ...]) -> tuple[tuple[str, float], ...]:
+    codec, transcript = chain.roles.verifier.engine.codec, chain.branch.transcript
+    ids = transcript.ids(codec)[transcript.first(chunk.start).tokens(codec) :]
+    pieces = [*codec.pieces(ids.tolist()), ""]  # an end token is not in the text
+    return tuple(zip(pieces, [round(loss, 4) for loss in losses], strict=False))
 
 
 def _loss(chain: Chain, start: int, ended: bool, role: Role) -> tuple[Loss, Call]:

@@ -13,6 +13,7 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +22,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from a1_sgl.evals.page import COLOURS, save
+from a1_sgl.evals.page import COLOURS, labels, legend, save, sheet
 from a1_sgl.evals.runner import Eval, calibrate, evaluate
 from a1_sgl.evals.tasks import find_task
 from a1_sgl.launch.pocket import pocket_specs
@@ -180,7 +181,7 @@ def main(
                 "head": ["rule", "rate"],
             }
         )
-        figures = {"rates": _rates(points, runs), "cost": _cost(points["a1"], runs)}
+        figures = {"rates": partial(_rates, points, runs), "cost": partial(_cost, points["a1"], runs)}
     for path in save(out / "report.html", "Programs", about, tables, figures):
         console.print(str(path))
 
@@ -233,29 +234,25 @@ def _needed(points: Mapping[str, Sequence[Run]], target: Run) -> list[list[str]]
     return lines
 
 
-def _axes(figure: Figure, x: str) -> Any:
-    axes = figure.subplots()
-    axes.set_xlabel(x)
-    axes.set_ylabel("accuracy of a chain, or of the vote where that is said")
-    axes.spines[["top", "right"]].set_visible(False)
-    return axes
+ACCURACY = "accuracy of a chain, or of the\nvote where that is said"
 
 
-def _rates(points: Mapping[str, Sequence[Run]], runs: Mapping[str, Run]) -> Figure:
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    axes = _axes(figure, "share of turns handed over")
+def _rates(points: Mapping[str, Sequence[Run]], runs: Mapping[str, Run], narrow: bool) -> Figure:
+    figure, (axes,) = sheet(narrow, 5)
+    labels(axes, narrow, "share of turns handed over", ACCURACY)
     for i, (name, of) in enumerate(points.items()):
         ranked = sorted((run for run in of if run.rate is not None), key=lambda run: run.rate or 0.0)
         _points(axes, [run.rate or 0.0 for run in ranked], ranked, name, i)
     for style, name in (("--", "target alone"), (":", "draft alone")):
         axes.axhline(runs[name].accuracy, color="black", linewidth=0.8, linestyle=style, label=name)
-    axes.legend(fontsize=9)
+    legend(axes, narrow)
     return figure
 
 
-def _cost(a1: Sequence[Run], runs: Mapping[str, Run]) -> Figure:
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    axes = _axes(figure, "target tokens a question: decoded (filled) or, for A1, with prefilled ones (open)")
+def _cost(a1: Sequence[Run], runs: Mapping[str, Run], narrow: bool) -> Figure:
+    figure, (axes,) = sheet(narrow, 5)
+    cost = "target tokens a question: decoded (filled) or, for A1, with prefilled ones (open)"
+    labels(axes, narrow, cost, ACCURACY)
     ranked = sorted(a1, key=lambda run: run.rate or 0.0)
     ends = [runs["draft alone"], *ranked, runs["target alone"]]
     per = len(next(iter(runs.values())).chains) * CHAINS
@@ -270,8 +267,8 @@ def _cost(a1: Sequence[Run], runs: Mapping[str, Run]) -> Figure:
         voted = {int(k): interval["mean"] for k, interval in what.summary["maj_at"].items()}
         x = [k * each for k in voted] if name == "target" else [0.0] * len(voted)
         label = f"self-consistency of the {name}, m = 1 to {CHAINS}"
-        axes.plot(x, voted.values(), marker="s", linewidth=0.8, color=COLOURS[i], label=label)
-    axes.legend(fontsize=9, loc="lower right")
+        axes.plot(x, list(voted.values()), marker="s", linewidth=0.8, color=COLOURS[i], label=label)
+    legend(axes, narrow)
     return figure
 
 

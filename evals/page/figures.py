@@ -1,19 +1,66 @@
-"""Results as pictures."""
+"""Results as pictures, each for a wide page and for a phone's."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from a1_sgl.conformal import Rates
 
 mpl.use("Agg")
 COLOURS = ("#0b6e99", "#c2571a", "#4a7c3a", "#7a4b94", "#8c6d1f", "#555555", "#b03060", "#2f8f83")
+MARKERS = "osD^vP<>"
+
+Draw = Callable[[bool], Figure]
+"""Draws a figure, in the shape that suits a wide page or, told so, a narrow one."""
+
+
+def look(i: int) -> dict[str, Any]:
+    """Colour and marker of the i-th thing in a figure."""
+    return {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i // len(COLOURS) % len(MARKERS)]}
+
+
+def sheet(narrow: bool, height: float, rows: int = 1, columns: int = 1, **shape: Any) -> tuple[Figure, list[Axes]]:
+    """A figure and its axes, row by row; on a narrow page below each other. `height`: of a wide one, in inches."""
+    if narrow:
+        rows, columns, height = rows * columns, 1, height * (0.8 if columns == 1 else 1.6)
+    figure = Figure(figsize=(3.6 if narrow else 9, height), layout="constrained")
+    panels: list[Axes] = list(figure.subplots(rows, columns, squeeze=False, **shape).ravel())
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=8)
+    return figure, panels
+
+
+def labels(axes: Axes, narrow: bool, x: str, y: str = "") -> None:
+    """Names of the axes, in lines that fit."""
+    axes.set_xlabel(_lines(x, narrow), fontsize=9)
+    axes.set_ylabel(y, fontsize=9)
+
+
+def legend(axes: Axes, narrow: bool, title: str = "") -> None:
+    """A legend above the axes, where it hides nothing."""
+    handles, names = axes.get_legend_handles_labels()
+    if not handles:
+        return
+    names = [_lines(name, narrow) for name in names]
+    columns = max(1, min(len(names), (50 if narrow else 125) // (6 + max(map(len, names)))))
+    axes.legend(
+        handles, names, loc="lower left", bbox_to_anchor=(0, 1.02), borderaxespad=0, ncols=columns, fontsize=8,
+        frameon=False, title=_lines(title, narrow) or None, title_fontsize=8, alignment="left",
+    )  # fmt: skip
+
+
+def _lines(text: str, narrow: bool) -> str:
+    """Two lines at most, in which a dollar begins no formula."""
+    return "\n".join(textwrap.wrap(text, 44 if narrow else 120, max_lines=2, placeholder=" ...")).replace("$", r"\$")
 
 
 @dataclass(frozen=True)
@@ -25,39 +72,41 @@ class Shown:
     average: Mapping[str, Any]
 
 
-def rates(shown: list[Shown], alpha: float, minimum: int, martingales: Mapping[str, list[float]]) -> Figure:
+def rates(shown: list[Shown], alpha: float, minimum: int, martingales: Mapping[str, list[float]]) -> Draw:
     """Realised rates by turn and by question with 95% intervals, and the martingales."""
-    figure = Figure(figsize=(11, 11), layout="constrained")
-    by_turn, by_question, wealth = figure.subplots(3, 1, height_ratios=(3, 3, 2))
-    for i, one in enumerate(shown):
-        shift = 0.16 * (i - (len(shown) - 1) / 2)
-        turns = sorted(one.rates.by("turn").items(), key=lambda item: int(str(item[0])))
-        _bars(by_turn, [int(str(turn)) + shift for turn, _ in turns], [rate for _, rate in turns], one.name, i)
-        questions = sorted(one.rates.by("question").values(), key=lambda rate: rate.hits / rate.n)
-        _bars(by_question, [j + shift for j in range(len(questions))], questions, one.name, i)
-    for axes in (by_turn, by_question):
-        axes.axhline(alpha, color="black", linewidth=0.8, linestyle="--", label=f"nominal, alpha = {alpha:g}")
-        axes.set_ylabel("take-over rate")
-        axes.set_ylim(0, 1)
-        axes.legend(fontsize=8, ncols=min(4, len(shown) + 1), loc="upper left")
-    by_turn.set_xlabel(f"turn (deviations count turns of at least {minimum} chunks)")
-    by_question.set_xlabel("question, in order of each gate's realised rate")
-    for i, (name, values) in enumerate(martingales.items()):
-        wealth.plot([j / max(1, len(values) - 1) for j in range(len(values))], values, label=name, color=COLOURS[i])
-    wealth.axhline(4.605, color="black", linewidth=0.8, linestyle="--", label="threshold 100")
-    wealth.set_yscale("symlog", linthresh=10)
-    wealth.set_ylabel("log wealth")
-    wealth.set_xlabel("share of the record")
-    wealth.legend(fontsize=8, loc="upper left")
-    for axes in (by_turn, by_question, wealth):
-        axes.spines[["top", "right"]].set_visible(False)
-    return figure
+
+    def draw(narrow: bool) -> Figure:
+        figure, (by_turn, by_question, wealth) = sheet(narrow, 11, 3, height_ratios=(3, 3, 2))
+        for i, one in enumerate(shown):
+            shift = 0.16 * (i - (len(shown) - 1) / 2)
+            turns = sorted(one.rates.by("turn").items(), key=lambda item: int(str(item[0])))
+            _bars(by_turn, [int(str(turn)) + shift for turn, _ in turns], [rate for _, rate in turns], one.name, i)
+            questions = sorted(one.rates.by("question").values(), key=lambda rate: rate.hits / rate.n)
+            _bars(by_question, [j + shift for j in range(len(questions))], questions, one.name, i)
+        for axes, what in (
+            (by_turn, f"turn (deviations count turns of at least {minimum} chunks)"),
+            (by_question, "question, in order of each gate's realised rate"),
+        ):
+            axes.axhline(alpha, color="black", linewidth=0.8, linestyle="--", label=f"nominal, alpha = {alpha:g}")
+            axes.set_ylim(0, 1)
+            labels(axes, narrow, what, "take-over rate")
+            legend(axes, narrow)
+        for i, (name, values) in enumerate(martingales.items()):
+            x = [j / max(1, len(values) - 1) for j in range(len(values))]
+            wealth.plot(x, values, label=name, color=COLOURS[i % len(COLOURS)])
+        wealth.axhline(4.605, color="black", linewidth=0.8, linestyle="--", label="threshold 100")
+        wealth.set_yscale("symlog", linthresh=10)
+        wealth.yaxis.set_major_locator(MaxNLocator(5))
+        wealth.yaxis.set_major_formatter("{x:g}")
+        labels(wealth, narrow, "share of the record", "log wealth")
+        legend(wealth, narrow)
+        return figure
+
+    return draw
 
 
-def swept(results: Mapping[float, Mapping[str, Mapping[str, Any]]]) -> Figure:
+def swept(results: Mapping[float, Mapping[str, Mapping[str, Any]]]) -> Draw:
     """Realised against nominal rate, deviations and selectivity, over alpha."""
-    figure = Figure(figsize=(11, 7), layout="constrained")
-    panels = figure.subplots(2, 2).ravel()
     alphas = sorted(results)
     names = list(results[alphas[0]])
     titles = {
@@ -66,17 +115,20 @@ def swept(results: Mapping[float, Mapping[str, Mapping[str, Any]]]) -> Figure:
         "mean_question_deviation": "mean deviation by question",
         "selectivity": "selectivity",
     }
-    for axes, (key, title) in zip(panels, titles.items(), strict=True):
-        for i, name in enumerate(names):
-            values = [results[alpha][name][key] for alpha in alphas]
-            axes.plot(alphas, values, marker="o", label=name, color=COLOURS[i % len(COLOURS)])
-        if key == "overall":
-            axes.plot(alphas, alphas, color="black", linewidth=0.8, linestyle="--", label="nominal")
-        axes.set_title(title, fontsize=10)
-        axes.set_xlabel("alpha")
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[0].legend(fontsize=8)
-    return figure
+
+    def draw(narrow: bool) -> Figure:
+        figure, panels = sheet(narrow, 7, 2, 2)
+        for axes, (key, title) in zip(panels, titles.items(), strict=True):
+            for i, name in enumerate(names):
+                values = [results[alpha][name][key] for alpha in alphas]
+                axes.plot(alphas, values, markersize=4, label=name, **look(i))
+            if key == "overall":
+                axes.plot(alphas, alphas, color="black", linewidth=0.8, linestyle="--", label="nominal")
+                legend(axes, narrow)
+            labels(axes, narrow, "alpha", title)
+        return figure
+
+    return draw
 
 
 def _bars(axes: Axes, x: list[float], all_: list[Any], name: str, i: int) -> None:
@@ -84,4 +136,4 @@ def _bars(axes: Axes, x: list[float], all_: list[Any], name: str, i: int) -> Non
     bounds = [rate.interval() for rate in all_]
     errors = [[v - low for v, (low, _) in zip(y, bounds, strict=True)]]
     errors.append([high - v for v, (_, high) in zip(y, bounds, strict=True)])
-    axes.errorbar(x, y, yerr=errors, fmt="o", markersize=3, linewidth=0.8, label=name, color=COLOURS[i % len(COLOURS)])
+    axes.errorbar(x, y, yerr=errors, linestyle="", markersize=3, linewidth=0.8, label=name, **look(i))

@@ -26,7 +26,7 @@ from a1_sgl.evals.runner import Progress, evaluate
 from a1_sgl.evals.speed.arms import Arm, Bench
 from a1_sgl.evals.speed.limits import Costs, chain_speed_up
 from a1_sgl.evals.speed.waits import busy, gamma, waits
-from a1_sgl.records import RunFolder, discard
+from a1_sgl.records import RunFolder, discard, files
 from a1_sgl.session import Backend
 from a1_sgl.session.transcript import as_ids
 from a1_sgl.types import Call, DropEvent, Usage, VerdictEvent, calls_of
@@ -175,7 +175,7 @@ def race(
                 with tell(f"round {round_ + 1} of {bench.repeats}, {name}") as shown:
                     run = _run(bench.plan(name), pair, folder, round_, shown)
                 kept.write_text(run.model_dump_json())
-            runs.append(Run.model_validate_json(kept.read_bytes()))
+            runs.append(files.load(kept, Run))
     verify = None
     if {"draft", "target"} < set(bench.arms):
         verify = verification(bench, pair, RunFolder.read(out / "round-1" / "target"))
@@ -199,7 +199,7 @@ def _claim(bench: Bench, pair: Backend, out: Path) -> None:
     """Notes what the folder's bench is, or refuses another one; more rounds may follow."""
     mine, path = _settings(bench, pair), out / SETTINGS
     if path.exists():
-        theirs = json.loads(path.read_bytes())
+        theirs = files.load(path, files.Mapped).root
         differ = [name for name in mine if name != "repeats" and mine[name] != theirs.get(name)]
         if differ:
             name = differ[0]

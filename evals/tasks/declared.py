@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from itertools import islice
@@ -25,12 +24,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from a1_sgl.answers import GRADERS
 from a1_sgl.errors import ConfigError
-from a1_sgl.evals import chain, exact, generated, stories
-from a1_sgl.evals.tasks import rows
+from a1_sgl.evals import chain, exact, generated, reading, stories
+from a1_sgl.evals.tasks import columns, rows
+from a1_sgl.evals.tasks.columns import LETTERS, Checked, Fields, LevelRange
 from a1_sgl.evals.tasks.task import Levels, Messages, Task
 from a1_sgl.programs.chunking import CHUNKINGS
 from a1_sgl.session import Query, find_audit
@@ -44,7 +44,7 @@ _MAKERS: dict[str, Callable[[generated.Split, int, range], Iterator[generated.Ge
 
 
 class _Declared(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Source(_Declared):
@@ -60,31 +60,6 @@ class Source(_Declared):
         if (self.hub is None) == (self.generated is None):
             raise ValueError(f"a source is either `hub: OWNER/NAME` or `generated: {' or '.join(_MAKERS)}`")
         return self
-
-
-class Fields(_Declared):
-    """Columns of a row. A question's id, where no column holds one, is a hash of its text."""
-
-    question: tuple[str, ...] = ("problem", "question")
-    """Names that the question's column may have; the first that there is."""
-    answer: str | None = "answer"
-    """None where there is nothing to grade by."""
-    id: str | None = None
-    level: str | None = None
-    wrong: tuple[str, ...] = ()
-    """Columns of a multiple-choice question's wrong answers; `answer` is the right one's."""
-    tolerance: str | None = None
-    """Column of the largest absolute error that counts as right, where it holds one."""
-    keep: tuple[str, ...] = ()
-    """Columns to keep beside the question."""
-
-
-class LevelRange(_Declared):
-    """Difficulties: what they count, the first and the last."""
-
-    name: str
-    first: int
-    last: int
 
 
 class Declaration(_Declared):
@@ -118,12 +93,26 @@ class Declaration(_Declared):
         find_audit(self.audit)
         if self.audit == exact.NAME and self.source.hub:
             raise ValueError(f"audit {exact.NAME} checks steps of generated tasks alone")
-        if bool(self.fields.wrong) != (self.grader == "choice"):
-            raise ValueError("grader `choice` and fields `wrong` go together")
+        if bool(self.fields.wrong) != (self.grader == "choice") or (self.fields.wrong and not self.fields.answer):
+            raise ValueError("grader `choice` and fields `wrong` go together, beside `answer`")
         for name, (low, high) in self.splits.items():
             if not 0 <= low < high <= 1:
                 raise ValueError(f"split {name} is [LOW, HIGH] with 0 <= LOW < HIGH <= 1, not [{low}, {high}]")
+        if bool(self.splits) != bool(self.source.hub):
+            raise ValueError(
+                "a task with rows needs a split, such as `splits: {test: [0, 1]}`; a generated one has those of its "
+                "generator, and says `splits: {}`"
+            )
         return self
+
+    @field_validator("defaults")
+    @classmethod
+    def _taken(cls, defaults: Mapping[str, Any], info: ValidationInfo) -> Mapping[str, Any]:
+        if not (info.context or {}).get("ours"):  # a test checks ours, and a list must not import the programs
+            from a1_sgl.programs.contract import check_defaults
+
+            check_defaults(defaults)
+        return defaults
 
 
 class Family(_Declared):
@@ -165,14 +154,11 @@ def load(path: Path, data: Path | None = None) -> Task:
 
 def declaration(path: Path) -> Declaration:
     """What a file says. Errors as in `load`."""
+    said = reading.from_yaml(path)
     try:
-        return Declaration.model_validate(yaml.safe_load(path.read_text()))
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+        return Declaration.model_validate(said, context={"ours": path.parent == HERE})
     except ValidationError as error:
-        told = "\n  ".join(f"{'.'.join(map(str, one['loc'])) or 'file'}: {one['msg']}" for one in error.errors())
+        told = "\n  ".join(f"{'.'.join(map(str, one['loc'])) or 'file'}: {reading.why(one)}" for one in error.errors())
         raise ConfigError(f"{path} declares no task:\n  {told}") from error
 
 
@@ -219,39 +205,35 @@ def _generated(name: str, declared: Declaration) -> Any:
 
 def _rows(name: str, declared: Declaration, data: Path | None) -> Any:
     fields, source = declared.fields, declared.source
+    rules = columns.Rules(declared.levels, declared.answer_after)
 
     @cache
-    def everything() -> list[dict[str, Any]]:
+    def everything() -> list[tuple[str, Checked]]:
         if data is not None:
-            found = rows.read(rows.local(data, name))
+            where: Path | str = (file := rows.local(data, name))
+            found = rows.read(file)
         else:
             assert source.hub is not None
-            found = rows.download(source.hub, source.config, source.split, name)
+            where, found = source.hub, rows.download(source.hub, source.config, source.split, name)
         if not found:
-            raise ConfigError(f"task {name}: {data or source.hub} holds no rows")
-        wanted = {next((one for one in fields.question if one in found[0]), fields.question[0])}
-        wanted |= {*fields.wrong, *fields.keep}
-        wanted |= {one for one in (fields.answer, fields.id, fields.level, fields.tolerance) if one}
-        if missing := sorted(wanted - set(found[0])):
-            raise ConfigError(
-                f"task {name}: rows of {data or source.hub} have no {', '.join(missing)}; they have "
-                f"{', '.join(sorted(found[0]))}"
-            )
-        return found
+            raise ConfigError(f"task {name}: {where} holds no rows")
+        return columns.check(name, found, fields, rules)
 
     def draw(split: str, count: int | None, seed: int, levels: tuple[int, int] | None, family: str) -> list[Question]:
         low, high = declared.splits[split]
-        chosen: dict[str, Question] = {}
-        for row in everything():
-            text = str(row[_column(fields, row)])
-            if not low <= int(_hash(text)[:8], 16) / 2**32 < high:
+        chosen: dict[str, tuple[Question, str]] = {}
+        for place, row in everything():
+            if not low <= int(_hash(row.question)[:8], 16) / 2**32 < high:
                 continue
             question = _question(name, declared, row, seed, families()[family])
             if declared.levels and levels and not levels[0] <= question.meta[declared.levels.name] <= levels[1]:
                 continue
-            if chosen.setdefault(question.id, question) != question:
-                raise ConfigError(f"task {name}: two different questions have the id {question.id}")
-        questions = list(chosen.values())
+            first, where = chosen.setdefault(question.id, (question, place))
+            if first != question:
+                raise ConfigError(
+                    f"task {name}: two different questions have the id {question.id}: {where}, and {place}"
+                )
+        questions = [question for question, _ in chosen.values()]
         if count is not None and count > len(questions):
             raise ConfigError(f"task {name} has {len(questions)} such questions in split {split}, not {count}")
         if count is not None:
@@ -262,47 +244,25 @@ def _rows(name: str, declared: Declaration, data: Path | None) -> Any:
     return draw
 
 
-def _question(name: str, declared: Declaration, row: Mapping[str, Any], seed: int, family: Family) -> Question:
-    fields = declared.fields
-    text = str(row[_column(fields, row)]).strip()
-    identity = str(row[fields.id]) if fields.id else _hash(text)[:12]
-    meta: dict[str, Any] = {key: row[key] for key in fields.keep}
-    if fields.level:
-        assert declared.levels is not None
-        meta[declared.levels.name] = int(_number(name, identity, fields.level, row[fields.level]))
-    if fields.tolerance and row[fields.tolerance] not in (None, ""):
-        several = re.split(r"[,;\s]+", str(row[fields.tolerance]).strip())
-        meta["tolerance"] = max(_number(name, identity, fields.tolerance, one) for one in several)
-    answer: Any = row[fields.answer] if fields.answer else None
-    if answer is None:
-        return Question(id=identity, messages=prompt(declared, text, family), task=name, meta=meta)
-    answer = ", ".join(map(str, answer)) if isinstance(answer, list) else str(answer)
-    if declared.answer_after:
-        _, found, answer = answer.rpartition(declared.answer_after)
-        if not found:
-            raise ConfigError(f"task {name}: the answer of question {identity} has no {declared.answer_after!r}")
-    answer = answer.strip()
-    if fields.wrong:
+def _question(name: str, declared: Declaration, row: Checked, seed: int, family: Family) -> Question:
+    text = row.question.strip()
+    identity = row.id or _hash(text)[:12]
+    meta = dict(row.keep)
+    if declared.levels:
+        meta[declared.levels.name] = row.level
+    if row.tolerance is not None:
+        meta["tolerance"] = row.tolerance
+    answer = row.answer
+    if answer is not None and row.wrong:
         # The right answer's place depends on the question and the seed alone, and both are on record.
-        options = [answer, *(str(row[column]).strip() for column in fields.wrong)]
+        options = [answer, *row.wrong]
         order = list(range(len(options)))
         random.Random(f"options/{seed}/{identity}").shuffle(order)
-        letters = "ABCDEFGHIJ"[: len(options)]
+        letters = LETTERS[: len(options)]
         text += "\n\n" + "\n".join(f"{letter}. {options[i]}" for letter, i in zip(letters, order, strict=True))
         meta |= {"options": order, "seed": seed}
         answer = letters[order.index(0)]
     return Question(id=identity, messages=prompt(declared, text, family), answer=answer, task=name, meta=meta)
-
-
-def _number(name: str, identity: str, column: str, value: Any) -> float:
-    try:
-        return float(re.sub(r"^[A-Za-z ]+", "", str(value)))  # MATH has "Level 3"
-    except ValueError as error:
-        raise ConfigError(f"task {name}: {column} of question {identity} is no number: {value!r}") from error
-
-
-def _column(fields: Fields, row: Mapping[str, Any]) -> str:
-    return next(one for one in fields.question if one in row)
 
 
 def _hash(text: str) -> str:

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import logging
-import tempfile
+import reprlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from a1_sgl.errors import ConfigError
+from a1_sgl.errors import ConfigError, first_line
+from a1_sgl.evals import reading
 
-FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
-"""Readers of `datasets` by a file's suffix."""
+MISSING = frozenset(("", "NA", "N/A", "n/a", "NaN", "nan", "None", "NULL", "null"))
+"""Cells of a CSV file that say that there is no value: such a file has no other way to."""
+_SPACE = " \t\r\n"
+_LONGEST_CELL = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row as it is in its file: its values by column, and where it stands, counted from 1."""
+
+    place: str
+    values: Mapping[str, Any]
 
 
 def local(path: Path, stem: str) -> Path:
@@ -31,28 +47,16 @@ def local(path: Path, stem: str) -> Path:
     return path
 
 
-def read(path: Path) -> list[dict[str, Any]]:
+def read(path: Path) -> list[Row]:
     """All rows of a file.
 
     Raises:
-        ConfigError: the file cannot be read as what its suffix says.
+        ConfigError: the file cannot be read as what its suffix says; the line is named.
     """
-    import datasets
-
-    datasets.disable_progress_bars()
-    # A cache of a file would have to be told from one of the file before it was edited; reading anew is quick.
-    with tempfile.TemporaryDirectory() as cache:
-        try:
-            loaded = datasets.load_dataset(
-                FORMATS[path.suffix], data_files=str(path), split="train", cache_dir=cache, keep_in_memory=True
-            )
-            return [dict(row) for row in loaded]
-        except Exception as error:  # every reader has its own
-            cause = error.__cause__ or error
-            raise ConfigError(f"{path} cannot be read as {path.suffix[1:]}: {str(cause).splitlines()[0]}") from error
+    return list(FORMATS[path.suffix](path))
 
 
-def download(name: str, config: str | None, split: str, stem: str) -> list[dict[str, Any]]:
+def download(name: str, config: str | None, split: str, stem: str) -> list[Row]:
     """All rows of a dataset on the hub, or of its cached copy where the hub does not answer.
 
     Raises:
@@ -63,11 +67,93 @@ def download(name: str, config: str | None, split: str, stem: str) -> list[dict[
     datasets.disable_progress_bars()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # each retry would be a line
     try:
-        return [dict(row) for row in datasets.load_dataset(name, config, split=split)]
+        loaded = datasets.load_dataset(name, config, split=split)
     except Exception as error:  # no network, no such dataset, no access: each has errors of its own
         files = ", ".join(stem + suffix for suffix in FORMATS)
-        why = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        why = f"{type(error).__name__}: {first_line(error)}"
         raise ConfigError(
             f"{name} can be loaded neither from the hub nor from the cache ({why}); with a copy of its "
             f"rows, name the file or its folder with --data PATH ({files})"
         ) from error
+    return [Row(f"{name}, row {number}", dict(row)) for number, row in enumerate(loaded, 1)]
+
+
+def _json(path: Path) -> Iterator[Row]:
+    """An object a line, or one list of objects."""
+    text = reading.text(path)
+    found = _listed(path, text) if text.lstrip(_SPACE).startswith("[") else _lines(path, text)
+    for number, value in found:
+        if not isinstance(value, dict):
+            what = reprlib.repr(value)
+            raise ConfigError(f"{path}, line {number}: a row is an object, its values by column, not {what}")
+        yield Row(f"{path}, line {number}", value)
+
+
+def _lines(path: Path, text: str) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip(_SPACE):
+            yield number, _value(path, line, number)
+
+
+def _listed(path: Path, text: str) -> Iterator[tuple[int, Any]]:
+    """The values of a list, each with the line where it begins."""
+    _value(path, text, 1)
+    decoder, at, number, counted = json.JSONDecoder(), text.index("[") + 1, 1, 0
+    while True:
+        while text[at] in _SPACE + ",":
+            at += 1
+        if text[at] == "]":
+            return
+        number, counted = number + text.count("\n", counted, at), at
+        value, at = decoder.raw_decode(text, at)
+        yield number, value
+
+
+def _value(path: Path, text: str, first: int) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        where = f"{path}, line {first + error.lineno - 1}"
+        raise ConfigError(f"{where}: this is no JSON: {error.msg}, at column {error.colno}") from error
+    except (ValueError, RecursionError) as error:  # a number of too many digits, or too deep
+        raise ConfigError(f"{path}, line {first}: this cannot be read as JSON: {first_line(error)}") from error
+
+
+def _csv(path: Path) -> Iterator[Row]:
+    """A row a record, after one with the names of the columns. Values are text; see `MISSING`."""
+    csv.field_size_limit(_LONGEST_CELL)
+    records = csv.reader(io.StringIO(reading.text(path), newline=""), strict=True)
+    columns: list[str] = []
+    line = 0
+    try:
+        for cells in records:
+            line, place = records.line_num, f"{path}, line {line + 1}"
+            if not cells:  # an empty line
+                continue
+            if not columns:
+                columns = cells
+                if twice := [name for name in columns if columns.count(name) > 1]:
+                    raise ConfigError(f"{place}: two columns are named {twice[0]!r}")
+                continue
+            if len(cells) != len(columns):
+                raise ConfigError(f"{place}: this row has {len(cells)} cells, and there are {len(columns)} columns")
+            yield Row(place, {k: None if v in MISSING else v for k, v in zip(columns, cells, strict=True)})
+    except csv.Error as error:
+        raise ConfigError(f"{path}, line {line + 1}: this is no CSV: {error}") from error
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    import pyarrow.parquet
+
+    try:
+        found = pyarrow.parquet.read_table(path).to_pylist()
+    except (OSError, ValueError) as error:  # what Arrow raises is one of these
+        raise ConfigError(f"{path} cannot be read as parquet: {first_line(error)}") from error
+    for number, values in enumerate(found, 1):
+        yield Row(f"{path}, row {number}", values)
+
+
+FORMATS: dict[str, Callable[[Path], Iterator[Row]]] = {
+    ".jsonl": _json, ".json": _json, ".parquet": _parquet, ".csv": _csv,
+}  # fmt: skip
+"""Readers by a file's suffix."""

@@ -89,16 +89,28 @@ class Task:
             family: kind of model that the prompts are for; None is the usual one.
 
         Raises:
-            ConfigError: no such split, level or family, no data, or fewer questions than asked for.
+            ConfigError: no such split, level or family, no data, rows that cannot be asked, fewer questions than asked
+                for, or fewer than one asked for.
         """
         if split not in self.splits:
             raise ConfigError(f"task {self.name} has no split {split!r}; it has {', '.join(self.splits)}")
         if levels is not None and self.levels is None:
             raise ConfigError(f"the questions of task {self.name} have no levels")
-        if family not in (None, *self.families):
-            raise ConfigError(f"task {self.name} has no prompt for {family!r}; it has {', '.join(self.families)}")
+        self._check_family(family)
+        if count is not None and count < 1:
+            raise ConfigError(f"questions must be at least 1, not {count}")
         within = self.levels.parse(levels) if self.levels else None
         return self.draw(split, count, seed, within, family or self.families[0])
+
+    def question(self, text: str, family: str | None = None) -> Question:
+        """A question of one's own, asked as this task's are; its reference answer is not known.
+
+        Raises:
+            ConfigError: no prompt for models of that family.
+        """
+        self._check_family(family)
+        asked = Question.of(text)
+        return asked.model_copy(update={"messages": self.ask(text, family or self.families[0]), "task": self.name})
 
     def sample(
         self, split: str, count: int, seed: int = 0, levels: str | None = None, family: str | None = None,
@@ -115,6 +127,8 @@ class Task:
         Raises:
             ConfigError: as in `questions`.
         """
+        if count < 1:
+            raise ConfigError(f"questions must be at least 1, not {count}")
         if self.in_turn:
             return self._independent(split, count, seed, levels, family, set(but))
         every = len(self.questions(split, None, seed, levels, family))
@@ -126,9 +140,31 @@ class Task:
             )
         return left[:count]
 
+    def check_calibration(self, split: str) -> None:
+        """Refuses to calibrate on what is tested on.
+
+        Raises:
+            ConfigError: the split is the one for tests, or has questions of it.
+        """
+        if "test" not in self.splits or split not in self.splits:
+            return
+        shared = split == "test"
+        if not shared and not self.in_turn:  # those of a generator are disjoint
+            tested = {one.id for one in self.questions("test")}
+            shared = any(one.id in tested for one in self.questions(split))
+        if shared:
+            raise ConfigError(
+                f"split {split} of task {self.name} has the questions that gates are tested on, so none is calibrated "
+                f"or certified on it; take another split or task (it has {', '.join(self.splits)})"
+            )
+
     def only(self, questions: Sequence[Question]) -> Task:
         """The same task with just these questions, whatever is asked for."""
         return replace(self, draw=lambda *_: list(questions))
+
+    def _check_family(self, family: str | None) -> None:
+        if family not in (None, *self.families):
+            raise ConfigError(f"task {self.name} has no prompt for {family!r}; it has {', '.join(self.families)}")
 
     def _independent(
         self, split: str, count: int, seed: int, levels: str | None, family: str | None, but: set[str]

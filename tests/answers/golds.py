@@ -138,8 +138,8 @@ def _unless(ends, change):
         text = _bare(gold)
         whole = re.fullmatch(r"-?(\d+(?:\.\d+)?)", text)
         edge = (
-            whole or re.search(r"(?<![\d.])(\d+(?:\.\d+)?)\)?$", text),
-            whole or re.match(r"(\d+(?:\.\d+)?)(?!\d)", text),
+            whole or re.search(r"(?<![\d.])(\d+(?:\.\d+)?)[)$]*$", text),
+            whole or re.match(r"[$(]*(\d+(?:\.\d+)?)(?!\d)", text),
         )
         return None if any(found and float(found[1]) in ends for found in edge) else change(text)
 

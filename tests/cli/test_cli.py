@@ -51,11 +51,18 @@ def a1(*arguments, cwd=None):
         (["report", "nowhere"], "nowhere holds no run"),
         (["grade", "nowhere", "--judge", "http://127.0.0.1:9"], "nowhere holds no run"),
         (["eval", "--out", "x", "--questions", "0"], "questions must be at least 1, not 0"),
+        (["eval", "--out", "x", "--questions", "-1"], "questions must be at least 1, not -1"),
+        (["calibrate", "--out", "x", "--chains", "-1"], "chains must be at least 1, not -1"),
+        (["bench", "--out", "x", "--questions", "-1"], "questions must be at least 1, not -1"),
+        (["bench", "--out", "x", "--repeats", "0"], "repeats must be at least 1, not 0"),
+        (["tasks", "show", "chain", "--questions", "-1"], "questions must be at least 1, not -1"),
+        (["tasks", "show", "chain", "--questions", "0"], "questions must be at least 1, not 0"),
         (["eval", "--out", "x", "--levels", "3-10"], "levels are FIRST:LAST, such as 3:10, not '3-10'"),
         (["eval", "--out", "x", "--levels", "1:99"], "lie within 3 to 10, not 1:99"),
         (["eval", "--out", "x", "--set", "turns"], "--set takes NAME=VALUE"),
         (["eval", "--out", "x", "--set", "speed=9"], "has no parameter 'speed'"),
         (["eval", "--out", "x", "--temperature", "-1"], "--temperature must be at least 0"),
+        (["eval", "--out", "x", "--temperature", "nan"], "--temperature must be at least 0, not nan"),
         (["eval", "--out", "x", "--top-p", "0"], "--top-p must lie in (0, 1]"),
         (["eval", "--out", "x", "--runtime", "all", "--program", "direct"], "--runtime is draft, target or both"),
         (["eval", "--out", "x", "--in-flight", "0"], "--in-flight must be at least 1"),
@@ -63,12 +70,22 @@ def a1(*arguments, cwd=None):
         (["eval", "--out", "x", "--calibration", "."], "calibration card . cannot be used"),
         (["solve", "1 + 1?"], "no draft and no target runtime"),
         (["solve", "1 + 1?", "--alpha", "-3"], "strictly between 0 and 1"),
+        (["solve", "", *PAIR], "the question is empty"),
+        (["solve", " ", *PAIR], "the question is empty"),
+        (["solve", "1 + 1?", "--chains", "0"], "chains must be at least 1, not 0"),
         (["eval", "--out", "x", "--runtime", "draft"], "program a1 uses both runtimes, not the draft alone"),
         (["eval", "--out", "x", "--program", "none.py:mine"], "there is no file none.py"),
         (["eval", "--out", "x", "--vote", "loudest"], "unknown vote 'loudest'; known: majority"),
         (["eval", "--out", "x", "--rate", "luck"], "unknown rate 'luck'; known: own"),
         (["eval", "--out", "x", "--chunking", "page"], "unknown chunking 'page'; known: tokens"),
         (["eval", "--out", "x", "--set", "turns=soon"], "turns must be a whole number, such as 15, not 'soon'"),
+        (["eval", "--out", "x", "--set", "turns=-1"], "program a1: turns must be at least 1, such as 15, not -1"),
+        (["eval", "--out", "x", "--set", "draft_tokens=0"], "draft_tokens must be at least 1, such as 500, not 0"),
+        (["eval", "--out", "x", "--set", "retries=-1"], "retries must be at least 0, such as 4, not -1"),
+        (
+            ["eval", "--out", "x", "--program", "spec_reason", "--set", "threshold=99"],
+            "threshold must be at most 10, such",
+        ),
         (["eval", "--out", "x", "--gate", "magic"], "unknown gate 'magic'; known: balanced"),
         (["eval", "--out", "x", "--gate", "audited"], "gate audited needs epsilon"),
         (["eval", "--out", "x", "--epsilon", "0.1"], "gate adaptive-turn asks for no audits and takes no epsilon"),
@@ -101,6 +118,16 @@ def test_bad_input_is_told_on_stderr_with_status_2(arguments, what, here, tmp_pa
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("command", [["demo", "--out"], ["launch", "pocket", "--detach", "--state"]])
+def test_a_folder_that_cannot_be_is_named_on_stderr_with_status_2(command, here, tmp_path):
+    (tmp_path / "file").write_text("mine\n")
+    done = here(*command, "file")
+    assert done.returncode == 2
+    assert done.stderr == "a1: file/logs: Not a directory\n" or "file/" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert (tmp_path / "file").read_text() == "mine\n"
 
 
 def test_a_process_of_its_own_ends_with_that_status_as_well(tmp_path):
@@ -369,7 +396,7 @@ def test_a_run_is_calibrated_certified_and_replayed(here, runtimes, tmp_path):
     # without --alpha and --gate those that are certified are taken
     done = here(
         "eval", "--out", "run", "--questions", "4", "--chains", "2", "--levels", "3:4", "--calibration",
-        "certified/card.json", "--certified", *where,
+        "certified/card.json", "--certified", "--losses", *where,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "certified: alpha" in done.stdout
@@ -389,7 +416,9 @@ def test_a_run_is_calibrated_certified_and_replayed(here, runtimes, tmp_path):
     assert "times the FLOPs" in " ".join(compared.stdout.split())
     page = here("report", "run", "target", "--out", "page/report.html")
     assert page.returncode == 0, page.stderr
-    assert "boxed" in (tmp_path / "page" / "report.html").read_text()
+    text = (tmp_path / "page" / "report.html").read_text()
+    assert "boxed" in text
+    assert '"losses":[["' in text
     said = here("eval", "--out", "x", "--dry-run", "--like", "run", "--chains", "3", "--questions", "8")
     assert said.returncode == 0, said.stderr
     assert "time: about" in said.stdout

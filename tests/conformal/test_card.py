@@ -228,7 +228,8 @@ def test_the_bad_cards_below_are_bad_in_one_way(tmp_path):
         ("[]", "no schema"),
         ("{}", "no schema"),
         (json.dumps(GOOD | {"schema": 1}), "its schema is 1, this version reads 2; make it anew"),
-        ('{"schema": 2}', "cannot be used: 'places'"),
+        ('{"schema": 2}', "it is no card: it has no score, scores, places, questions, task, alpha, protocol; make one"),
+        ('{"schema": 3, "configuration": {}}', "it is the record of a run; the card that a1 calibrate makes is beside"),
         (json.dumps(GOOD | {"scores": [], "places": []}), "at least one"),
         (json.dumps(GOOD | {"scores": [1, None]}), "not a finite number"),
         (json.dumps(GOOD | {"scores": [1, float("nan")]}), "not a finite number"),
@@ -239,7 +240,7 @@ def test_the_bad_cards_below_are_bad_in_one_way(tmp_path):
         (json.dumps(GOOD | {"places": [[0, 0, 0], [-1, 0, 0]]}), "a question that it does not name"),
         (json.dumps(GOOD | {"places": [[0, 0, 0], [0, 0]]}), "cannot be used"),
         (json.dumps(GOOD | {"alpha": 3}), "alpha must lie strictly between 0 and 1, not 3"),
-        (json.dumps(GOOD | {"zeal": 1}), "zeal"),
+        (json.dumps(GOOD | {"zeal": 1}), "it has 'zeal', which no card has"),
     ],
 )
 def test_an_unreadable_card_says_why(tmp_path, text, what):

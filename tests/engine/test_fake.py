@@ -235,3 +235,13 @@ def test_a_program_runs_on_it():
     assert result.answer == "2"
     assert result.usage.decode["draft"] >= 3 * 10
     assert {call.request.route for call in draft.calls} >= {Route(result.question.id), Route(result.question.id, "0")}
+
+
+def test_the_pieces_of_tokens_are_their_text():
+    codec = FakeEngine(lambda call: "").codec
+    for text in ("abc", "", "né, 🙂!\n\n", "\ufffd"):
+        ids = codec.encode(text)
+        pieces = codec.pieces(ids)
+        assert "".join(pieces) == text
+        assert len(pieces) == len(ids)
+    assert codec.pieces(codec.encode("né!")) == ("n", "", "é", "!")

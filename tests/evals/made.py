@@ -44,16 +44,19 @@ def asked(count, ask="What?"):
     }
 
 
-def run(path, answers, text="{} is it", ask="What?", **changes):
-    """A run whose question i, with reference answer 1, gets ``answers[i]``."""
+def run(path, answers, text="{} is it", ask="What?", write=written, grade=same, **changes):
+    """A run whose question i, with reference answer 1, gets ``answers[i]``.
+
+    `write` makes the events of a chain, and `grade` grades its answer.
+    """
     configuration = CONFIGURATION | {"questions": len(answers)} | changes
     questions = asked(len(answers), ask)
     with RunFolder.open(path, configuration, {"parameters": {"draft": 1000, "target": 9000}}) as folder:
         folder.ask(questions.values())
         start = folder.run["sessions"][-1]
-        with Grading(folder, questions, same) as grading, Recorder(folder, grading.submit) as record:
+        with Grading(folder, questions, grade) as grading, Recorder(folder, grading.submit) as record:
             for i, chains in enumerate(answers):
                 for sample, answer in enumerate(chains):
-                    for event in written(f"q{i}", sample, answer, start, text):
+                    for event in write(f"q{i}", sample, answer, start, text):
                         record(event)
     return folder

@@ -20,13 +20,18 @@ def test_differences_are_paired_by_question(tmp_path):
     apart = np.array([0] * 9 + [-1] + [1] * 8 + [0] * 10 + [0.5] * 2)
     reference = bootstrap((apart,), np.mean, method="percentile", n_resamples=9999, rng=1).confidence_interval
     assert (found.low, found.high) == pytest.approx((reference.low, reference.high), abs=0.02)
-    assert difference(first, first).p_value == 1
+    assert (difference(first, first).p_value, difference(first, first).sign_flip) == (1, 1)
+    signs = np.random.default_rng(2).choice([-1, 1], (200_000, 30))
+    means = np.abs((signs * apart).mean(axis=1))
+    assert found.sign_flip == pytest.approx((means >= abs(apart.mean()) - 1e-12).mean(), abs=0.01)
+    assert found.certain
 
 
 def test_a_comparison_in_words(tmp_path):
     bad, good = run(tmp_path / "a", [BAD] * 30), run(tmp_path / "b", [GOOD] * 30)
     assert sentence(compare({"bad": bad, "good": good})[0]).startswith(
-        "good is 100.0 points more accurate than bad [+76.9, +100.0]; by its vote it gains 30 and loses 0 of 30"
+        "good is 100.0 points more accurate than bad [+76.9, +100.0], paired permutation p = 0.0002; by its vote it "
+        "gains 30 and loses 0 of 30"
     )
     assert sentence(compare({"x": bad, "y": bad})[0]).startswith("y and x cannot be told apart: +0.0 points [-11.6")
     assert "1.00 times the target decode tokens" in sentence(compare({"x": bad, "y": good})[0])
@@ -59,6 +64,16 @@ def test_a_field_is_allowed_by_the_name_that_was_printed(tmp_path):
     check(folders, allow=("sampling.temperature",))
     with pytest.raises(ConfigError, match="temperature"):
         check(folders, allow=("sampling.top_p",))
+
+
+def test_a_run_is_more_accurate_only_where_interval_and_test_agree(tmp_path):
+    """Of five questions a bootstrap says too much: all signs alike have a chance of 1 in 16."""
+    first, second = run(tmp_path / "a", [BAD] * 5), run(tmp_path / "b", [GOOD, GOOD, ["1", "2"], GOOD, GOOD])
+    found = difference(first, second)
+    assert found.low > 0
+    assert found.sign_flip == 2 / 2**5
+    assert not found.certain
+    assert "b and a cannot be told apart: +90.0 points" in sentence(compare({"a": first, "b": second})[0])
 
 
 def test_one_question_tells_nothing_apart(tmp_path):

@@ -4,7 +4,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from a1_sgl.errors import RuntimeFault
+from a1_sgl.errors import ConfigError, RuntimeFault
 from a1_sgl.evals.llm_judge import agreement, judge, verdicts_file
 from a1_sgl.records import RunFolder
 
@@ -22,6 +22,7 @@ def endpoint():
             if server.failures:
                 self.send_response(server.failures.pop())
                 self.end_headers()
+                self.wfile.write(b'{"error": "no such model"}')
                 return
             text = body["messages"][0]["content"]
             said = next((reply for answer, reply in server.replies.items() if f"Given answer: {answer}\n" in text), "?")
@@ -63,7 +64,7 @@ def test_verdicts_stand_beside_grades_and_are_asked_for_once(endpoint, tmp_path)
 def test_an_endpoint_that_refuses_loses_no_verdict(endpoint, tmp_path):
     folder = run(tmp_path / "run", [["1", "2"]])
     endpoint.replies, endpoint.failures = {"1": "YES", "2": "NO"}, [401]
-    with pytest.raises(RuntimeFault, match="401"):
+    with pytest.raises(RuntimeFault, match=r"401 Unauthorized: .*no such model.*; verdicts that came are in"):
         judge(folder, endpoint.url, "m", at_once=1)
     assert len(judge(folder, endpoint.url, "m", at_once=1)) == 2
 
@@ -76,6 +77,11 @@ def test_a_torn_line_is_asked_for_again_and_nonsense_is_named(endpoint, tmp_path
     path.write_text(path.read_text()[:-20])
     assert judge(folder, endpoint.url, "m") == {("q0", "1"): "right", ("q0", "2"): "unclear"}
     assert judge(folder, endpoint.url, "m") == {("q0", "1"): "right", ("q0", "2"): "unclear"}
+    before = path.read_text()
+    path.write_text(before + '{"question": "q0"}\n')
+    with pytest.raises(ConfigError, match=r"judge-m-\w+\.jsonl, line 3: this cannot be read: answer: Field required"):
+        judge(folder, endpoint.url, "m")
+    path.write_text(before)
     endpoint.failures = [200]
     with pytest.raises(RuntimeFault, match="no chat completion but"):
         judge(folder, endpoint.url, "other", at_once=1)

@@ -69,6 +69,12 @@ def test_a_card_needs_a_first_stage_that_only_watches(tmp_path):
         calibrate(plan(), backend(), tmp_path / "run")
 
 
+def test_a_card_is_not_made_of_the_questions_of_tests(tmp_path):
+    with pytest.raises(ConfigError, match="split test of task .* has the questions that gates are tested on"):
+        calibrate(plan(eta=0.0), backend(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_says_what_was_verified_and_what_that_spared(card, tmp_path):
     folder, summary = evaluate(plan(card=card), backend(), tmp_path / "run")
     found = verdicts(folder)

@@ -9,6 +9,7 @@ from a1_sgl.answers.normalise import normalise
 from a1_sgl.answers.split import Words, split
 from a1_sgl.errors import ConfigError
 from a1_sgl.evals.tasks import TASKS, families, find_task
+from a1_sgl.programs.contract import check_defaults
 
 COUNTS = {"math500": 500, "aime24": 30, "aime25": 30, "amc23": 40, "gsm8k": 1319, "olympiadbench": 675}
 
@@ -120,6 +121,22 @@ def test_where_levels_come_in_turn_a_sample_draws_them():
     assert levels != [one.meta["operations"] for one in task.sample("calibration", 150, seed=2, levels="3:4")]
 
 
+def test_what_is_tested_on_is_not_calibrated_on(rows, tmp_path):
+    chain = find_task("chain")
+    for name in ("calibration", "train"):
+        chain.check_calibration(name)
+    for task, name in ((chain, "test"), (rows, "test"), (rows, "all")):  # all has those of test
+        with pytest.raises(
+            ConfigError, match=f"split {name} of task {task.name} has the questions that gates are tested"
+        ):
+            task.check_calibration(name)
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps({"q": f"{i}?", "a": str(i)}) + "\n" for i in range(50)))
+    (tmp_path / "mine.yaml").write_text(
+        "about: x\nsource: {hub: a/b}\nfields: {question: [q], answer: a}\nsplits: {first: [0, 0.5], test: [0.5, 1]}\n"
+    )
+    find_task(str(tmp_path / "mine.yaml"), tmp_path).check_calibration("first")
+
+
 def test_a_task_may_be_cut_down_to_some_questions(rows):
     some = rows.questions("all", 3, seed=3)
     assert rows.only(some).questions("all", None, 8) == some
@@ -160,7 +177,9 @@ def test_data_that_cannot_be_used_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"rows are read from \.jsonl, \.json, \.parquet, \.csv, not \.txt"):
         find_task("math500", tmp_path / "rows.txt").questions("test")
     (tmp_path / "bad.jsonl").write_text('{"a": 1\n')
-    with pytest.raises(ConfigError, match=r"bad\.jsonl cannot be read as jsonl"):
+    with pytest.raises(
+        ConfigError, match=r"bad\.jsonl, line 1: this is no JSON: Expecting ',' delimiter, at column 8$"
+    ):
         find_task("math500", tmp_path / "bad.jsonl").questions("test")
     (tmp_path / "other.jsonl").write_text(json.dumps({"prompt": "?", "answer": "1"}) + "\n")
     with pytest.raises(ConfigError, match=r"have no problem; they have answer, prompt"):
@@ -196,17 +215,126 @@ def test_a_task_of_ones_own(tmp_path):
 
 
 def test_rows_that_cannot_be_used_are_named(tmp_path):
-    rows = [{"problem": "a", "answer": None, "unique_id": "1", "level": "Level 3", "subject": "x"}]
+    rows = [{"problem": "a", "answer": "7", "unique_id": "1", "level": "Level 3", "subject": "x"}]
     path = tmp_path / "math500.json"
     path.write_text(json.dumps(rows))
     question = find_task("math500", path).questions("all")[0]
-    assert (question.answer, question.meta["level"]) == (None, 3)
-    path.write_text(json.dumps([rows[0], rows[0] | {"problem": "b"}]))
-    with pytest.raises(ConfigError, match="two different questions have the id 1"):
+    assert (question.answer, question.meta["level"]) == ("7", 3)
+    path.write_text(json.dumps([rows[0], rows[0] | {"problem": "b"}], indent=1))
+    with pytest.raises(ConfigError, match=r"two different questions have the id 1: .*json, line 2, and .*json, line 9"):
         find_task("math500", path).questions("all")
-    path.write_text(json.dumps([rows[0] | {"level": "hard"}]))
-    with pytest.raises(ConfigError, match="level of question 1 is no number: 'hard'"):
-        find_task("math500", path).questions("all")
+
+
+ROW = {"q": "1 + 1?", "a": "2", "l": 1, "t": None, "w": "3", "v": "4"}
+CHOICE = "grader: choice\n"
+NONE = "there is none"
+
+
+@pytest.mark.parametrize(
+    ("changes", "more", "why"),
+    [
+        ({"q": None}, "", f"q: {NONE}"),
+        ({"q": " "}, "", "q: must not be empty"),
+        ({"q": 3}, "", "q: must be text, not 3"),
+        ({"a": None}, "", f"a: {NONE}"),
+        ({"a": ""}, "", "a: must not be empty"),
+        ({"a": []}, "", f"a: {NONE}"),
+        ({"a": ["1", None]}, "", f"a: {NONE}"),
+        ({"a": {"value": 2}}, "", "a: must be text or a number, not {'value': 2}"),
+        ({"a": True}, "", "a: must be text or a number, not True"),
+        ({"a": float("nan")}, "", "a: must be a finite number, not nan"),
+        ({"a": "2"}, "answer_after: '####'\n", "a: has no '####'"),
+        ({"a": "work #### "}, "answer_after: '####'\n", "a: has nothing after its last '####'"),
+        ({"i": None}, "", f"i: {NONE}"),
+        ({"l": 9}, "", "l: must lie within 1 to 5, not 9"),
+        ({"l": 2.5}, "", "l: must be a whole number, not 2.5"),
+        ({"l": "hard"}, "", "l: is no number: 'hard'"),
+        ({"l": None}, "", f"l: {NONE}"),
+        ({"t": -0.1}, "", "t: must not be negative, as it is in -0.1"),
+        ({"t": "1e-3, -2"}, "", "t: must not be negative, as it is in '1e-3, -2'"),
+        ({"t": "inf"}, "", "t: must be a finite number, not 'inf'"),
+        ({"t": "wide"}, "", "t: is no number: 'wide'"),
+        ({"w": None}, CHOICE, f"w: {NONE}"),
+        ({"w": ""}, CHOICE, "w: must not be empty"),
+        ({"w": ["3", "4"]}, CHOICE, "w: must be text or a number, not ['3', '4']"),
+        ({"w": "4"}, CHOICE, "a, w, v: two options are the same, '4'"),
+        ({"w": " 2 "}, CHOICE, "a, w, v: two options are the same, '2'"),
+        ({"q": None, "a": ""}, "", f"q: {NONE} (it is missing or null or, in CSV, an empty cell, NA or None); a: must"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["jsonl", "json"])
+def test_a_row_that_cannot_be_asked_is_refused_by_line_and_column(suffix, changes, more, why, tmp_path):
+    first = json.dumps(ROW | {"i": "r1", "a": "#### 2" if "after" in more else "2"})
+    bad = json.dumps(ROW | {"i": "r2"} | changes)
+    (tmp_path / f"mine.{suffix}").write_text(f"\n{first}\n\n{bad}" if suffix == "jsonl" else f"\n[{first},\n\n{bad}]")
+    wrong = ", wrong: [w, v]" if more == CHOICE else ""
+    (tmp_path / "mine.yaml").write_text(
+        f"about: x\nsource: {{hub: a/b}}\nfields: {{question: [q], answer: a, id: i, level: l, tolerance: t{wrong}}}\n"
+        f"levels: {{name: level, first: 1, last: 5}}\nsplits: {{all: [0, 1]}}\n{more}"
+    )
+    with pytest.raises(ConfigError) as error:
+        find_task(str(tmp_path / "mine.yaml"), tmp_path).questions("all")
+    head, told = str(error.value).split("\n  ")
+    assert head == "task mine has rows that cannot be asked"
+    assert told.startswith(f"{tmp_path}/mine.{suffix}, line 4: {why}")
+
+
+def test_a_row_without_a_column_that_others_have_is_refused(tmp_path):
+    path = tmp_path / "gsm8k.jsonl"
+    path.write_text('{"question": "a", "answer": "#### 1"}\n{"answer": "#### 1"}\n{"question": "c"}\n')
+    with pytest.raises(ConfigError, match=rf"line 2: problem or question: {NONE}.*\n.*line 3: answer: {NONE}"):
+        find_task("gsm8k", path).questions("all")
+
+
+def test_many_bad_rows_are_counted(tmp_path):
+    path = tmp_path / "gsm8k.jsonl"
+    path.write_text('{"question": "a", "answer": ""}\n' * 13)
+    with pytest.raises(ConfigError, match=r"line 10: .*\n  and 3 more$"):
+        find_task("gsm8k", path).questions("all")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "why"),
+    [
+        ("gsm8k.jsonl", b"", "task gsm8k: .*gsm8k.jsonl holds no rows"),
+        ("gsm8k.json", b"[]", "holds no rows"),
+        ("gsm8k.csv", b"question,answer\n", "holds no rows"),
+        ("gsm8k.parquet", b"", "gsm8k.parquet cannot be read as parquet"),
+        ("gsm8k.jsonl", b'{"question": "caf\xe9"}', r"gsm8k.jsonl, line 1: this is not UTF-8"),
+        ("gsm8k.jsonl", b'{"a": 1}\n\n{"a" 1}\n', r"gsm8k.jsonl, line 3: this is no JSON: Expecting ':' delimiter"),
+        ("gsm8k.json", b'[{"a": 1},\n\n{"a" 1}]', r"gsm8k.json, line 3: this is no JSON: Expecting ':' delimiter"),
+        ("gsm8k.json", b"[1,\n2]", r"line 1: a row is an object, its values by column, not 1"),
+        ("gsm8k.jsonl", b"[" * 100_000, r"line 1: this cannot be read as JSON"),
+        ("gsm8k.csv", b"question,answer\n\na,1,2\n", r"gsm8k.csv, line 3: this row has 3 cells, and there are 2"),
+        ("gsm8k.csv", b"question,question\na,1\n", r"line 1: two columns are named 'question'"),
+        ("gsm8k.csv", b'question,answer\n"a\nb",1\n"c"d,1\n', r"gsm8k.csv, line 4: this is no CSV"),
+        (
+            "gsm8k.csv",
+            b"question,answer\nwho?,#### 1\nNA,#### 2\nwhy?,None\n",
+            rf"line 3: q.*\n.*line 4: answer: {NONE}",
+        ),
+    ],
+)
+def test_a_file_that_is_not_what_its_name_says_is_refused_by_line(name, text, why, tmp_path):
+    (tmp_path / name).write_bytes(text)
+    with pytest.raises(ConfigError, match=why):
+        find_task("gsm8k", tmp_path).questions("all")
+
+
+def test_cells_of_csv_are_text_as_they_are_written(tmp_path):
+    path = tmp_path / "aime24.csv"
+    path.write_bytes(b'\xef\xbb\xbfproblem,answer\r\n"a, ""b""\nc",007\r\n')
+    (question,) = find_task("aime24", path).questions("all")
+    assert question.messages[0]["content"].startswith('a, "b"\nc\n\n')
+    assert question.answer == "007"
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_fewer_than_one_question_is_refused(count, rows):
+    for task, name in ((rows, "all"), (find_task("chain"), "test")):
+        for draw in (task.questions, task.sample):
+            with pytest.raises(ConfigError, match=f"questions must be at least 1, not {count}"):
+                draw(name, count)
 
 
 @pytest.mark.parametrize(
@@ -221,11 +349,32 @@ def test_rows_that_cannot_be_used_are_named(tmp_path):
         ("about: x\nsource: {hub: a/b}\nsplits: {}\nchunking: page", "unknown chunking 'page'"),
         ("about: x\nsource: {hub: a/b}\nsplits: {test: [0.5, 0.2]}", "split test is"),
         ("about: x\nsource: {hub: a/b}\nsplits: {}\ngrader: choice", "go together"),
+        ("about: x\nsource: {hub: a/b}\nsplits: {}", "a task with rows needs a split, such as"),
+        ("about: x\nsource: {generated: chain}\nsplits: {test: [0, 1]}", "a generated one has those of its generator"),
+        ("about: x\nsource: {hub: a/b}\nsplits: {a: [0, 1]}\nfields: {question: []}", "fields.question: "),
+        (
+            "about: x\nsource: {hub: a/b}\nsplits: {a: [0, 1]}\ngrader: choice\n"
+            "fields: {wrong: [a, b, c, d, e, f, g, h, i, j]}",
+            "fields.wrong: .* at most 9 items",
+        ),
+        (
+            "about: x\nsource: {hub: a/b}\nsplits: {a: [0, 1]}\nlevels: {name: l, first: 5, last: 1}",
+            "levels: the first level must not be above the last",
+        ),
+        (
+            "about: x\nsource: {hub: a/b}\nsplits: {a: [0, 1]}\ndefaults: {turnz: 3}",
+            "defaults: no program has a parameter 'turnz'; there are max_tokens, .*turns",
+        ),
+        (
+            "about: x\nsource: {hub: a/b}\nsplits: {a: [0, 1]}\ndefaults: {turns: 0}",
+            "defaults: program .*: turns must be at least 1, such as .*, not 0",
+        ),
+        ("system: caf\udce9", "mine.yaml, line 1: this is not UTF-8"),
     ],
 )
 def test_a_bad_declaration_is_refused_by_name(text, message, tmp_path):
     path = tmp_path / "mine.yaml"
-    path.write_text(text)
+    path.write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(ConfigError, match=message) as error:
         find_task(str(path))
     assert str(path) in str(error.value)
@@ -243,3 +392,9 @@ def test_unknown_names_are_refused():
 def test_what_comes_with_the_package():
     assert set(TASKS) == {*COUNTS, "gpqa_diamond", "s1", "chain", "stories"}
     assert all(find_task(name).about for name in TASKS)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_defaults_of_our_tasks_are_parameters_of_programs(name):
+    """What a list of tasks does not check, since it would have to import the programs."""
+    check_defaults(find_task(name).defaults)

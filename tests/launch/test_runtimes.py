@@ -175,9 +175,12 @@ def test_the_state_file_survives_reused_process_ids(tmp_path):
     assert [one.alive() for one in State(tmp_path).runtimes()] == [False]
 
 
-def test_a_broken_state_file_says_what_to_do(tmp_path):
-    (tmp_path / "runtimes.json").write_text("{")
-    with pytest.raises(ConfigError, match="cannot be read .* delete it"):
+@pytest.mark.parametrize(
+    ("text", "what"), [("{", "Invalid JSON"), ("[1]", "Input"), ('{"runtimes": [{"name": 3}]}', "runtimes.0.name: ")]
+)
+def test_a_broken_state_file_says_what_to_do(text, what, tmp_path):
+    (tmp_path / "runtimes.json").write_text(text)
+    with pytest.raises(ConfigError, match=rf"runtimes.json cannot be read \({what}.* delete it"):
         State(tmp_path).runtimes()
 
 

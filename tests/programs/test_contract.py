@@ -2,15 +2,20 @@
 
 import asyncio
 import itertools
+import math
+from dataclasses import replace
+from typing import Annotated
 
 import pytest
 import sglang as sgl
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from a1_sgl.conformal import make, marginal
 from a1_sgl.errors import ChainAborted, ConfigError, RuntimeFault
+from a1_sgl.evals.runner import Eval, evaluate
+from a1_sgl.evals.tasks import find_task
 from a1_sgl.programs import PROGRAMS, Program, a1, direct, find_program, program, stop_strings
-from a1_sgl.session import Backend, Roles, stoppable
+from a1_sgl.session import Backend, Roles, run_chains, stoppable
 from a1_sgl.testing import FakeEngine
 from a1_sgl.types import AnswerEvent, ChainEvent, ChunkEvent, DropEvent, Event, Question, Usage, calls_of
 
@@ -143,11 +148,11 @@ def test_a_stream_yields_events_and_returns_the_result(pair, questions):
     )
 
 
-def test_closing_a_stream_stops_its_calls(single, questions):
+def test_closing_a_stream_stops_its_calls(idle, single, questions):
     events = direct.stream(question=questions[7], samples=4, backend=single, **LONG)
     next(events)
     events.close()
-    single.flush_cache()  # the runtime refuses while a request is under way
+    idle(single.flush_cache)
     assert direct.run(question=questions[7], backend=single, max_tokens=8).ret_value.chains
 
 
@@ -193,7 +198,7 @@ def test_what_is_awaited_raises_what_its_program_raises(single, questions):
         asyncio.run(direct.arun(question=questions[7], backend=single, wings=2))
 
 
-def test_cancelling_what_is_awaited_aborts_its_chains(single, questions):
+def test_cancelling_what_is_awaited_aborts_its_chains(idle, single, questions):
     events = []
 
     async def cancelled():
@@ -209,7 +214,7 @@ def test_cancelling_what_is_awaited_aborts_its_chains(single, questions):
         assert not asyncio.all_tasks() - {asyncio.current_task()}
 
     asyncio.run(cancelled())
-    single.flush_cache()  # the runtime refuses while a request is under way
+    idle(single.flush_cache)
     assert not any(isinstance(event, AnswerEvent) for event in events)
     assert direct.run(question=questions[7], backend=single, max_tokens=8).ret_value.chains
 
@@ -234,7 +239,7 @@ def test_an_async_stream_raises_what_its_program_raises(single, questions):
         asyncio.run(all_of_it())
 
 
-def test_an_async_stream_that_is_closed_early_stops_its_calls(single, questions):
+def test_an_async_stream_that_is_closed_early_stops_its_calls(idle, single, questions):
     async def first():
         events = direct.astream(question=questions[7], samples=4, backend=single, **LONG)
         event = await anext(events)
@@ -242,7 +247,7 @@ def test_an_async_stream_that_is_closed_early_stops_its_calls(single, questions)
         return event
 
     assert asyncio.run(first()).event == "prompt"
-    single.flush_cache()
+    idle(single.flush_cache)
 
 
 # --- a user's own program -------------------------------------------------------------------------------------
@@ -368,7 +373,17 @@ def test_a_program_of_chains_runs_on_a_backend_of_runtimes(questions):
     [
         ("a1", "draft_tokens", 1.5, "draft_tokens must be a whole number, such as 500, not 1.5"),
         ("a1", "draft_tokens", True, "must be a whole number"),
-        ("a1", "take_over", 3, "take_over must be text"),
+        ("a1", "take_over", 3, "take_over must be 'continue', 'replace' or 'resample', such as 'continue', not 3"),
+        ("a1_sync", "take_over", "resample", "take_over must be 'continue' or 'replace', such as"),
+        ("a1", "score", 3, "score must be text"),
+        ("a1", "turns", -1, "program a1: turns must be at least 1, such as 15, not -1"),
+        ("a1", "retries", -1, "retries must be at least 0, such as 4, not -1"),
+        ("spec_reason", "threshold", 99, "threshold must be at most 10, such as 7.0, not 99"),
+        ("spec_reason", "threshold", math.nan, "threshold must be a finite number, such as 7.0, not nan"),
+        ("spec_reason", "threshold", True, "threshold must be a number"),
+        ("self_consistency", "error", 1, "error must be below 1, such as 0.05, not 1"),
+        ("self_consistency", "stop_when", "soon", "stop_when must be 'never', 'decided' or 'certain'"),
+        ("speculative_thinking", "reflection", ["wait", 3], "reflection.1 must be text"),
         ("spec_reason", "threshold", "high", "threshold must be a number"),
         ("speculative_thinking", "reflection", 3, "reflection must be a list"),
         ("a1", "wings", 3, "has no parameter 'wings'; it has turns, draft_tokens"),
@@ -384,6 +399,81 @@ def test_a_setting_of_its_kind_is_taken():
     PROGRAMS["a1"].check("draft_tokens", 7)
     PROGRAMS["speculative_thinking"].check("reflection", ["a"])
     assert PROGRAMS["a1"].default("draft_tokens") == 500
+    assert PROGRAMS["speculative_thinking"].check("reflection", ["a"]) == ("a",)
+
+
+def test_a_program_says_what_its_parameters_may_be_or_its_defaults_do():
+    def mine(s, query, greedy=False, words=5, cues=["a"], rest=None, few: Annotated[int, Field(le=3)] = 1):  # noqa: B006
+        pass
+
+    checked = program()(sgl.function(mine))
+    assert checked.check("cues", ("b", "c")) == ["b", "c"]
+    assert checked.check("rest", {"any": "thing"}) == {"any": "thing"}
+    for name, value, why in (
+        ("greedy", "maybe", "program mine: greedy must be true or false, such as False, not 'maybe'"),
+        ("greedy", 1, "greedy must be true or false"),
+        ("words", "5", "words must be a whole number"),
+        ("cues", "a", "cues must be a list"),
+        ("few", 4, "few must be at most 3, such as 1, not 4"),
+    ):
+        with pytest.raises(ConfigError, match=why):
+            checked.check(name, value)
+
+    def odd(s, query, words: "Nothing" = 5):  # noqa: F821
+        pass
+
+    with pytest.raises(ConfigError, match="program odd: the annotation of a parameter cannot be read: .*'Nothing'"):
+        program()(sgl.function(odd))
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_every_default_is_a_value_that_is_taken(name):
+    for own in PROGRAMS[name].own:
+        assert PROGRAMS[name].check(own, PROGRAMS[name].default(own)) == PROGRAMS[name].default(own)
+
+
+def test_a_setting_is_refused_with_the_same_words_wherever_it_comes_from(tmp_path):
+    """From Python, from the command line or a recipe, which are an eval's parameters, and from a task's defaults."""
+    why = "program a1: turns must be at least 1, such as 15, not -1"
+    fakes = Backend(Roles.pair(FakeEngine("1 + 1 = 2\n\n"), FakeEngine("so \\boxed{2}", scores=-0.5)))
+    with pytest.raises(ConfigError, match=f"^{why}$"):
+        a1.run(question="1 + 1?", gate=marginal(0.5), backend=fakes, turns=-1)
+    assert not [call for engine in fakes.engines for call in engine.calls]
+    task = find_task("chain")
+    given = {"split": "test", "program": "a1", "runtime": None, "chains": 1, "sampling": {}, "alpha": 0.5}
+    with pytest.raises(ConfigError, match=f"^{why}$"):
+        Eval(task, parameters={"turns": -1}, **given)
+    with pytest.raises(ConfigError, match=f"^{why}$"):
+        Eval(replace(task, defaults={"turns": -1}), **given)
+
+
+def test_what_returns_no_result_is_no_program_and_ends_the_run(tmp_path):
+    def mine(s, query, words=5):
+        run_chains(s, query, lambda chain: chain.draft(words))
+        return "42"
+
+    broken = program(samples=2)(sgl.function(mine))
+    why = "program mine returned '42' and must return a Result: what run_chains, Group.run or Group.finish returns"
+    fake = Backend(Roles.alone(FakeEngine("so \\boxed{2}")))
+    with pytest.raises(ConfigError, match=why):
+        broken.run(question="1 + 1?", backend=fake)
+    with pytest.raises(ConfigError, match=why):
+        asyncio.run(broken.arun(question="1 + 1?", backend=fake))
+    (tmp_path / "mine.py").write_text(MINE.replace("return run_chains(", "return '42' or run_chains("))
+    made = Eval(
+        find_task("chain"), split="test", program=f"{tmp_path}/mine.py:mine", runtime="target", chains=2, questions=3,
+        sampling={},
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match=why):
+        evaluate(made, fake, tmp_path / "run")
+
+
+@pytest.mark.parametrize("question", ["", " \n"])
+def test_an_empty_question_is_refused_before_it_is_asked(question):
+    fake = Backend(Roles.alone(FakeEngine("so \\boxed{2}")))
+    with pytest.raises(ConfigError, match="the question is empty"):
+        direct.run(question=question, backend=fake)
+    assert not fake.engines[0].calls
 
 
 def test_programs_have_distinct_names():

@@ -407,6 +407,73 @@ def test_a_spoiled_line_is_named(tmp_path, name):
         RunFolder.read(path).questions()
 
 
+@pytest.mark.parametrize(
+    ("name", "line", "why"),
+    [
+        ("events.jsonl", '{"event": "answer", "question": "q"}', "answer.answer: Field required"),
+        ("events.jsonl", "{", "Invalid JSON: EOF while parsing"),
+        ("chains.jsonl", '{"question": 3}', "question: Input should be a valid string"),
+        ("grades.jsonl", "\udcff", "Invalid JSON: "),
+    ],
+)
+def test_what_is_wrong_with_a_spoiled_line_is_said(tmp_path, name, line, why):
+    path = tmp_path / "run"
+    write(path, chunk(0), end(0))
+    with (path / name).open("ab") as file:
+        file.write(line.encode(errors="surrogateescape") + b"\n")
+    with pytest.raises(ConfigError, match=rf"run/{name}, line [23]: this cannot be read: {why}"):
+        RunFolder.read(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"{", "run.json: Invalid JSON"),
+        (b"[]", "run.json: Input should be"),
+        (b"{}", "run.json: schema: Field required"),
+        (b'{"schema": 3, "environment": {}, "sessions": []}', "run.json: configuration: Field required"),
+        (b'{"schema": 3, "configuration": [], "environment": {}, "sessions": []}', "run.json: configuration: Input"),
+    ],
+)
+def test_a_spoiled_head_is_named(tmp_path, content, why):
+    write(tmp_path / "run", chunk(0), end(0))
+    (tmp_path / "run" / "run.json").write_bytes(content)
+    with pytest.raises(ConfigError, match=rf"run is not a readable run: {why}"):
+        RunFolder.read(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [(b"{", "Invalid JSON"), (b"[]", "Input should be"), (b"\xff", "Invalid JSON"), (None, "No such file")],
+)
+def test_a_whole_file_that_cannot_be_read_is_named(tmp_path, content, why):
+    if content is not None:
+        (tmp_path / "settings.json").write_bytes(content)
+    with pytest.raises(ConfigError, match=rf"settings.json cannot be read: {why}"):
+        files.load(tmp_path / "settings.json", files.Mapped)
+
+
+@pytest.mark.parametrize("left", [None, 0, 1])
+def test_chains_without_their_events_are_no_record_of_what_they_cost(tmp_path, left):
+    """No events at all, none, or the first chain's alone; nothing else is touched."""
+    path = tmp_path / "run"
+    write(path, chunk(0), end(0), chunk(1), end(1))
+    events, chains = path / "events.jsonl", (path / "chains.jsonl").read_text()
+    kept = events.read_text().splitlines(keepends=True)[: 2 * (left or 0)]
+    events.unlink()
+    if left is not None:
+        events.write_text("".join(kept))
+    what = "is missing" if left is None else f"does not tell of the end of {2 - left} chains"
+    for read in (RunFolder.read, opened):
+        with pytest.raises(ConfigError, match=rf"events.jsonl {what}, .* chain {left or 0} of question q first; put"):
+            read(path)
+    assert (path / "chains.jsonl").read_text() == chains
+    lines = chains.splitlines(keepends=True)[: left or 0]
+    (path / "chains.jsonl").write_text("".join(lines))
+    with opened(path) as folder:
+        assert len(folder.done()) == (left or 0)
+
+
 # --- the lock -------------------------------------------------------------------------------------------------
 
 WRITER = """

@@ -250,7 +250,7 @@ def test_a_chunk_that_fills_the_context_can_still_be_scored(pair, questions):
 
 
 def test_an_unknown_take_over_is_refused(pair, questions):
-    with pytest.raises(ValueError, match="unknown take-over 'keep'"):
+    with pytest.raises(ValueError, match="take_over must be 'continue', 'replace' or 'resample', .*not 'keep'"):
         run(a1, questions[13], pair, gate=Fixed(False), take_over="keep")
 
 

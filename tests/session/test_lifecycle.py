@@ -258,7 +258,8 @@ def test_a_step_that_raises_leaves_no_fork(program, monkeypatch):
         stop=["\n\n"], **own,
     ).ret_value  # fmt: skip
     assert len(result.chains) == 2
-    assert [lost.error for lost in result.lost] == ["RuntimeError: gate fell over"]
+    (lost,) = result.lost
+    assert re.fullmatch(r"RuntimeError: gate fell over \(.*test_lifecycle\.py:\d+\)", lost.error)
     assert all(not group._forks for group in groups)
     assert draft.running == target.running == 0
 
@@ -582,6 +583,29 @@ def test_a_second_runtime_that_cannot_be_reached_leaves_nothing_of_the_first(run
 def test_runtimes_that_make_no_backend_are_refused(named):
     with pytest.raises(ConfigError, match="name the runtimes"):
         Backend.connect(**named)
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"draft": "http://127.0.0.1:9", "target": "http://127.0.0.1:9"},
+        {"draft": ["http://127.0.0.1:8", "http://127.0.0.1:9/"], "target": ["http://127.0.0.1:9"]},
+    ],
+)
+def test_one_runtime_is_not_both_draft_and_target(named, monkeypatch):
+    closed = []
+
+    class Closing(FakeEngine):
+        async def close(self):
+            closed.append(self.name)
+
+    async def connect(url, name, settings):
+        return Closing(name=name)
+
+    monkeypatch.setattr(SGLang, "connect", connect)
+    with pytest.raises(ConfigError, match=r"http://127\.0\.0\.1:9 is named as draft and as target; a model that"):
+        Backend.connect(**named)
+    assert len(closed) == sum(1 if isinstance(urls, str) else len(urls) for urls in named.values())
 
 
 @pytest.mark.parametrize("limit", [0, -1])

@@ -159,12 +159,13 @@ def test_a_gate_that_goes_by_the_draft_never_asks_the_target(name):
     assert {verdict.take_over for verdict in verdicts} == {True, False}
 
 
-def test_a_score_of_ones_own_may_go_by_both():
+def test_a_score_of_ones_own_may_go_by_both(monkeypatch):
     backend, *_ = fakes()
     surprise = Score(
         "surprise", "", lambda evidence: sum(evidence.target) - sum(evidence.own), needs=("target", "own")
     )  # fmt: skip
-    scored = chunks(lambda chain: chain.score(chain.draft(40), surprise), backend)
+    monkeypatch.setitem(SCORES, "surprise", surprise)
+    scored = chunks(lambda chain: chain.score(chain.draft(40), "surprise"), backend)
     assert scored.value == pytest.approx((0.5 - 0.1) * len(LINE))
     assert [call.role for call in scored.calls] == ["target"]
 
