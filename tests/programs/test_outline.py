@@ -38,9 +38,9 @@ def test_what_cannot_be_read_is_named(tmp_path):
 
 def test_a_program_is_found_by_its_name_whoever_imported_its_file_first():
     import a1_sgl.programs
-    from a1_sgl.programs.a1 import TAKE_OVERS
+    from a1_sgl.programs.a1 import redraw
 
-    assert TAKE_OVERS
+    assert redraw
     assert a1_sgl.programs.a1 is PROGRAMS["a1"]
     assert "a1" in dir(a1_sgl.programs)
     with pytest.raises(AttributeError, match="has no attribute 'a2'"):
