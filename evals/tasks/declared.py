@@ -3,7 +3,7 @@
 .. code-block:: yaml
 
     about: MATH-500, competition mathematics
-    source: {hub: HuggingFaceH4/MATH-500, split: test}
+    source: {hub: HuggingFaceH4/MATH-500, split: test}  # or {file: rows.jsonl}
     fields: {id: unique_id, question: [problem], answer: answer, keep: [subject]}
     instruction: Please reason step by step, and put your final answer within \\boxed{}.
     grader: math
@@ -48,17 +48,23 @@ class _Declared(BaseModel):
 
 
 class Source(_Declared):
-    """Where rows come from: a dataset on the hub, or a generator of this package."""
+    """Where rows come from: a dataset on the hub, a file, or a generator of this package."""
 
     hub: str | None = None
+    """``OWNER/NAME``; then `config` and `split` are the dataset's."""
+    file: str | None = None
+    """A file of rows, or a folder with one that is named after the task; relative to the declaration's own folder."""
     config: str | None = None
     split: str = "test"
     generated: Literal["chain", "stories"] | None = None
 
     @model_validator(mode="after")
     def _one(self) -> Source:
-        if (self.hub is None) == (self.generated is None):
-            raise ValueError(f"a source is either `hub: OWNER/NAME` or `generated: {' or '.join(_MAKERS)}`")
+        if sum(one is not None for one in (self.hub, self.file, self.generated)) != 1:
+            raise ValueError(
+                "a source is one of `hub: OWNER/NAME`, `file: PATH` and "
+                f"`generated: {' or '.join(_MAKERS)}`, and no two of them"
+            )
         return self
 
 
@@ -88,17 +94,17 @@ class Declaration(_Declared):
             raise ValueError(f"unknown grader {self.grader!r}; known: {', '.join(GRADERS)}")
         if self.chunking not in CHUNKINGS:
             raise ValueError(f"unknown chunking {self.chunking!r}; known: {', '.join(CHUNKINGS)}")
-        if (self.fields.level is None) != (self.levels is None) and self.source.hub:
+        if (self.fields.level is None) != (self.levels is None) and not self.source.generated:
             raise ValueError("field `level` and `levels` go together")
         find_audit(self.audit)
-        if self.audit == exact.NAME and self.source.hub:
+        if self.audit == exact.NAME and not self.source.generated:
             raise ValueError(f"audit {exact.NAME} checks steps of generated tasks alone")
         if bool(self.fields.wrong) != (self.grader == "choice") or (self.fields.wrong and not self.fields.answer):
             raise ValueError("grader `choice` and fields `wrong` go together, beside `answer`")
         for name, (low, high) in self.splits.items():
             if not 0 <= low < high <= 1:
                 raise ValueError(f"split {name} is [LOW, HIGH] with 0 <= LOW < HIGH <= 1, not [{low}, {high}]")
-        if bool(self.splits) != bool(self.source.hub):
+        if bool(self.splits) == bool(self.source.generated):
             raise ValueError(
                 "a task with rows needs a split, such as `splits: {test: [0, 1]}`; a generated one has those of its "
                 "generator, and says `splits: {}`"
@@ -126,7 +132,7 @@ def load(path: Path, data: Path | None = None) -> Task:
     """The task that a file declares; its rows are read when questions are asked for.
 
     Args:
-        data: file or folder with its rows, instead of the hub.
+        data: file or folder with its rows, instead of the task's own source.
 
     Raises:
         ConfigError: the file cannot be read or says something that a task has not; the place is named.
@@ -134,6 +140,8 @@ def load(path: Path, data: Path | None = None) -> Task:
     declared, name = declaration(path), path.stem
     if data is not None and declared.source.generated:
         raise ConfigError(f"task {name} generates its questions and takes no --data")
+    if data is None and declared.source.file is not None:
+        data = path.parent / declared.source.file
     if declared.source.generated:
         draw, splits = _generated(name, declared), tuple(map(str, generated.SPLITS))
         known: tuple[str, ...] = ("any",)

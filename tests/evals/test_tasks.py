@@ -137,6 +137,27 @@ def test_what_is_tested_on_is_not_calibrated_on(rows, tmp_path):
     find_task(str(tmp_path / "mine.yaml"), tmp_path).check_calibration("first")
 
 
+def test_a_declaration_names_a_file_beside_it(tmp_path):
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows/mine.jsonl").write_text('{"q": "1 + 1?", "a": 2}\n{"q": "2 + 2?", "a": 4}\n')
+    for source in ("rows/mine.jsonl", "rows"):
+        (tmp_path / "mine.yaml").write_text(
+            f"about: x\nsource: {{file: {source}}}\nfields: {{question: [q], answer: a}}\nsplits: {{test: [0, 1]}}\n"
+        )
+        task = find_task(str(tmp_path / "mine.yaml"))
+        assert [one.answer for one in task.questions("test")] == ["2", "4"]
+        assert task.source == str(tmp_path / source)
+    (tmp_path / "other.jsonl").write_text('{"q": "3 + 3?", "a": 6}\n')
+    other = find_task(str(tmp_path / "mine.yaml"), tmp_path / "other.jsonl")
+    assert [one.answer for one in other.questions("test")] == ["6"]
+    (tmp_path / "mine.yaml").write_text("about: x\nsource: {file: none.jsonl}\nsplits: {test: [0, 1]}\n")
+    with pytest.raises(ConfigError, match=r"no such file or folder: .*none\.jsonl"):
+        find_task(str(tmp_path / "mine.yaml")).questions("test")
+    (tmp_path / "mine.yaml").write_text("about: x\nsource: {file: a, hub: b/c}\nsplits: {test: [0, 1]}\n")
+    with pytest.raises(ConfigError, match="a source is one of .* and no two of them"):
+        find_task(str(tmp_path / "mine.yaml"))
+
+
 def test_a_task_may_be_cut_down_to_some_questions(rows):
     some = rows.questions("all", 3, seed=3)
     assert rows.only(some).questions("all", None, 8) == some
@@ -343,7 +364,7 @@ def test_fewer_than_one_question_is_refused(count, rows):
         ("about: x\nsource: {hub: a/b}\nsplits: {}\nfields: {level: l}", "field `level` and `levels` go together"),
         ("about: [", "is no YAML"),
         ("about: x", "source: Field required"),
-        ("about: x\nsource: {}\nsplits: {}", "a source is either"),
+        ("about: x\nsource: {}\nsplits: {}", "a source is one of"),
         ("about: x\nsource: {hub: a/b}\nsplits: {}\ngradr: math", "gradr: Extra inputs are not permitted"),
         ("about: x\nsource: {hub: a/b}\nsplits: {}\ngrader: vibes", "unknown grader 'vibes'; known: exact, number"),
         ("about: x\nsource: {hub: a/b}\nsplits: {}\nchunking: page", "unknown chunking 'page'"),
