@@ -4,14 +4,12 @@ import hashlib
 import itertools
 import re
 import signal
-import time
 import weakref
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-from a1_sgl.errors import RuntimeFault
 from a1_sgl.launch.pocket import pocket_specs
 from a1_sgl.launch.runtimes import Spec, serve
 
@@ -42,24 +40,6 @@ def instances(monkeypatch):
         return made
 
     return watch
-
-
-@pytest.fixture
-def idle():
-    """`idle(flush)`: nothing runs on a runtime, or it would refuse to empty its cache.
-
-    A request that is stopped ends with the step that it is in, and a busy machine's steps are long.
-    """
-
-    def ends(flush):
-        for _ in range(20):
-            try:
-                return flush()
-            except RuntimeFault:
-                time.sleep(0.05)
-        return flush()
-
-    return ends
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,8 @@ _STREAMED = 1024
 """Generations that may be longer than this come in pieces, so that silence is told from length."""
 _PIECE = 128
 """Tokens in such a piece."""
+_FLUSHES = 20
+"""Tries to empty a cache, spread over a second."""
 _NOTHING = {"max_new_tokens": 0}
 _Written = tuple[Answer, tuple[tuple[float, ...] | None, tuple[float, ...] | None]]
 
@@ -159,11 +161,17 @@ class SGLang:
         return (await self._ask(request, {}, lambda answer: ())).spent
 
     async def flush(self) -> None:
-        """Empties the prefix cache.
+        """Empties the prefix cache. A request that was stopped may still be in the runtime's current step.
 
         Raises:
-            RuntimeFault: requests are under way.
+            RuntimeFault: requests are under way, also a second later.
         """
+        for _ in range(_FLUSHES):
+            try:
+                await self._transport.post("/flush_cache")
+                return
+            except RuntimeFault:
+                await asyncio.sleep(1 / _FLUSHES)
         await self._transport.post("/flush_cache")
 
     async def server_info(self) -> Mapping[str, Any]:

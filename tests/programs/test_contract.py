@@ -148,11 +148,11 @@ def test_a_stream_yields_events_and_returns_the_result(pair, questions):
     )
 
 
-def test_closing_a_stream_stops_its_calls(idle, single, questions):
+def test_closing_a_stream_stops_its_calls(single, questions):
     events = direct.stream(question=questions[7], samples=4, backend=single, **LONG)
     next(events)
     events.close()
-    idle(single.flush_cache)
+    single.flush_cache()  # the runtime refuses while a request is under way
     assert direct.run(question=questions[7], backend=single, max_tokens=8).ret_value.chains
 
 
@@ -198,7 +198,7 @@ def test_what_is_awaited_raises_what_its_program_raises(single, questions):
         asyncio.run(direct.arun(question=questions[7], backend=single, wings=2))
 
 
-def test_cancelling_what_is_awaited_aborts_its_chains(idle, single, questions):
+def test_cancelling_what_is_awaited_aborts_its_chains(single, questions):
     events = []
 
     async def cancelled():
@@ -214,7 +214,7 @@ def test_cancelling_what_is_awaited_aborts_its_chains(idle, single, questions):
         assert not asyncio.all_tasks() - {asyncio.current_task()}
 
     asyncio.run(cancelled())
-    idle(single.flush_cache)
+    single.flush_cache()  # the runtime refuses while a request is under way
     assert not any(isinstance(event, AnswerEvent) for event in events)
     assert direct.run(question=questions[7], backend=single, max_tokens=8).ret_value.chains
 
@@ -239,7 +239,7 @@ def test_an_async_stream_raises_what_its_program_raises(single, questions):
         asyncio.run(all_of_it())
 
 
-def test_an_async_stream_that_is_closed_early_stops_its_calls(idle, single, questions):
+def test_an_async_stream_that_is_closed_early_stops_its_calls(single, questions):
     async def first():
         events = direct.astream(question=questions[7], samples=4, backend=single, **LONG)
         event = await anext(events)
@@ -247,7 +247,7 @@ def test_an_async_stream_that_is_closed_early_stops_its_calls(idle, single, ques
         return event
 
     assert asyncio.run(first()).event == "prompt"
-    idle(single.flush_cache)
+    single.flush_cache()  # the runtime refuses while a request is under way
 
 
 # --- a user's own program -------------------------------------------------------------------------------------
