@@ -45,7 +45,7 @@ from a1_sgl.types import (
     calls_of,
 )
 
-SCHEMA = 3
+SCHEMA = 4
 STOPPED = "stopped before its end"
 """Why a chain is not there that was under way when its session ended: no error, and not counted as one."""
 Name = tuple[str, int]

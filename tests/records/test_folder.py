@@ -367,7 +367,7 @@ def test_an_unreadable_run_says_so(tmp_path, text):
 
 def test_another_schema_is_named_with_what_reads_it(tmp_path):
     (tmp_path / "run.json").write_text('{"schema": 2, "configuration": {}}')
-    with pytest.raises(ConfigError, match="written with record schema 2, and this version reads 3; read it with the"):
+    with pytest.raises(ConfigError, match="written with record schema 2, and this version reads 4; read it with the"):
         RunFolder.read(tmp_path)
 
 
@@ -431,8 +431,8 @@ def test_what_is_wrong_with_a_spoiled_line_is_said(tmp_path, name, line, why):
         (b"{", "run.json: Invalid JSON"),
         (b"[]", "run.json: Input should be"),
         (b"{}", "run.json: schema: Field required"),
-        (b'{"schema": 3, "environment": {}, "sessions": []}', "run.json: configuration: Field required"),
-        (b'{"schema": 3, "configuration": [], "environment": {}, "sessions": []}', "run.json: configuration: Input"),
+        (b'{"schema": 4, "environment": {}, "sessions": []}', "run.json: configuration: Field required"),
+        (b'{"schema": 4, "configuration": [], "environment": {}, "sessions": []}', "run.json: configuration: Input"),
     ],
 )
 def test_a_spoiled_head_is_named(tmp_path, content, why):
