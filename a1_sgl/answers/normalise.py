@@ -28,33 +28,6 @@ def bare(answer: str) -> str:
 
 # --- Unicode ------------------------------------------------------------------------------------------------------
 
-_GREEK = [
-    "alpha",
-    "beta",
-    "gamma",
-    "delta",
-    "epsilon",
-    "zeta",
-    "eta",
-    "theta",
-    "iota",
-    "kappa",
-    "lambda",
-    "mu",
-    "nu",
-    "xi",
-    "omicron",
-    "pi",
-    "rho",
-    "varsigma",
-    "sigma",
-    "tau",
-    "upsilon",
-    "phi",
-    "chi",
-    "psi",
-    "omega",
-]
 _SIGNS = {
     "\u2212\u2010\u2011\u2012\u2013\u2014\ufe63\uff0d": "-", "×·⋅∙✕✖": "\\cdot ", "÷∕\u2044": "/", "∞": "\\infty ",
     "≤⩽≦": "\\le ", "≥⩾≧": "\\ge ", "≠": "\\ne ", "≈": "\\approx ", "∈": "\\in ", "∪": "\\cup ", "∩": "\\cap ",
@@ -65,10 +38,12 @@ _SIGNS = {
     "⟨〈": "\\langle ", "⟩〉": "\\rangle ",
 }  # fmt: skip
 _UNICODE = {ord(sign): latex for signs, latex in _SIGNS.items() for sign in signs}
-_UNICODE |= {0x3B1 + i: f"\\{name} " for i, name in enumerate(_GREEK)}
-_CAPITALS = {"Γ": "Gamma", "Δ": "Delta", "Θ": "Theta", "Λ": "Lambda", "Ξ": "Xi", "Π": "Pi", "Σ": "Sigma", "Φ": "Phi",
-             "Ψ": "Psi", "Ω": "Omega"}  # fmt: skip
-_UNICODE |= {ord(sign): f"\\{name} " for sign, name in _CAPITALS.items()}
+_GREEK = """
+α:alpha β:beta γ:gamma δ:delta ε:epsilon ζ:zeta η:eta θ:theta ι:iota κ:kappa λ:lambda μ:mu ν:nu ξ:xi ο:omicron
+π:pi ρ:rho ς:varsigma σ:sigma τ:tau υ:upsilon φ:phi χ:chi ψ:psi ω:omega Γ:Gamma Δ:Delta Θ:Theta Λ:Lambda Ξ:Xi
+Π:Pi Σ:Sigma Φ:Phi Ψ:Psi Ω:Omega
+"""
+_UNICODE |= {ord(pair[0]): f"\\{pair[2:]} " for pair in _GREEK.split()}
 _RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱ]+")
 _LOWERED = re.compile("[₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₐₑₒₓₙₖₘᵢⱼ]+")
 
@@ -186,25 +161,7 @@ def _unwrapped(command: str, inner: str) -> str:
     return f"\\text{{{inner.replace('{', '').replace('}', '')}}}" if words else inner
 
 
-_FUNCTIONS = [
-    "arcsin",
-    "arccos",
-    "arctan",
-    "sinh",
-    "cosh",
-    "tanh",
-    "sin",
-    "cos",
-    "tan",
-    "cot",
-    "sec",
-    "csc",
-    "log",
-    "ln",
-    "exp",
-    "gcd",
-    "lcm",
-]
+_FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln|exp|gcd|lcm"
 _MATHEMATICS = _rules(
     (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
     (r"\\[dt]binom(?![A-Za-z])", r"\\binom"),
@@ -232,7 +189,7 @@ _MATHEMATICS = _rules(
     (r"\\vee(?![A-Za-z])", r"\\lor "),
     (r"(?<![\\A-Za-z])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
     (r"(?<![\\A-Za-z])sqrt\s*(?=\{)", r"\\sqrt"),
-    (r"(?<![\\A-Za-z])(" + "|".join(_FUNCTIONS) + r")(?=\s*\(|\^)", r"\\\1"),
+    (r"(?<![\\A-Za-z])(" + _FUNCTIONS + r")(?=\s*\(|\^)", r"\\\1"),
     (r"(?<![\\A-Za-z])(pi|infty)(?![A-Za-z])", r"\\\1 "),
     (r"(?<![\\A-Za-z])(?:infinity|inf|oo)(?![A-Za-z])", r"\\infty "),
     (r"(?<=[\d.)])\s*degrees?(?![A-Za-z])", r"\\degree "),

@@ -42,6 +42,12 @@ watt: watt
 volt: volt
 mph: mph
 """
+
+
+def _words(table: str) -> frozenset[str]:
+    return frozenset(table.split())
+
+
 UNITS: dict[str, str] = {}
 """Canonical name by each way to write a unit; a plural is as its singular."""
 for _line in _NAMES.strip().splitlines():
@@ -58,99 +64,16 @@ SCALES: dict[str, Fraction] = {
 }  # fmt: skip
 """Words that multiply the number before them."""
 
-CHANGING = frozenset(
-    [
-        "pi",
-        "sqrt",
-        "over",
-        "less",
-        "more",
-        "fewer",
-        "than",
-        "times",
-        "time",
-        "plus",
-        "minus",
-        "and",
-        "or",
-        "to",
-        "from",
-        "through",
-        "between",
-        "half",
-        "twice",
-        "double",
-        "triple",
-        "thrice",
-        "squared",
-        "cubed",
-        "base",
-        "mod",
-        "modulo",
-        "factorial",
-        "percentage",
-        "gross",
-        "greater",
-        "least",
-        "most",
-        "about",
-        "approximately",
-        "not",
-        "undefined",
-        "divided",
-        "by",
-        "multiplied",
-        "power",
-        "log",
-        "ln",
-        "sin",
-        "cos",
-        "tan",
-        "if",
-        "when",
-        "where",
-        "for",
-        "all",
-        "real",
-    ]
-)
+CHANGING = _words("""
+pi sqrt over less more fewer than times time plus minus and or to from through between half twice double triple
+thrice squared cubed base mod modulo factorial percentage gross greater least most about approximately not
+undefined divided by multiplied power log ln sin cos tan if when where for all real
+""")
 """Words that make of a number something else; what is said with them is no quantity."""
 
-_BARE = frozenset(
-    [
-        "cm",
-        "mm",
-        "km",
-        "m",
-        "s",
-        "g",
-        "h",
-        "kg",
-        "mg",
-        "lb",
-        "lbs",
-        "oz",
-        "ft",
-        "yd",
-        "mi",
-        "in",
-        "min",
-        "sec",
-        "hr",
-        "hrs",
-        "mph",
-        "ml",
-        "mL",
-        "rad",
-        "deg",
-        "usd",
-        "USD",
-        "cent",
-        "cents",
-        "day",
-        "days",
-    ]
-)
+_BARE = _words("""
+cm mm km m s g h kg mg lb lbs oz ft yd mi in min sec hr hrs mph ml mL rad deg usd USD cent cents day days
+""")
 """Short names that are units without ``\\text``. Other letters beside a number are variables."""
 _WORD = re.compile(r"(?=[A-Za-z]*[aeiouy])[A-Za-z][a-z]{3,}")
 
