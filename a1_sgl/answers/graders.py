@@ -9,9 +9,10 @@ from typing import Any
 
 from a1_sgl.answers.choice import option
 from a1_sgl.answers.compare import Comparison
+from a1_sgl.answers.nodes import describe
 from a1_sgl.answers.normalise import STEPS, normalise
 from a1_sgl.answers.parse import NeedsAlgebra, Value, plain
-from a1_sgl.answers.split import describe, split
+from a1_sgl.answers.split import split
 from a1_sgl.types import Grade, Question
 
 

@@ -7,98 +7,10 @@ number is ``1200`` and whose unit is cm.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from fractions import Fraction
-from itertools import pairwise
 
-from a1_sgl.answers import units
-from a1_sgl.answers.units import Unit
-
-
-@dataclass(frozen=True)
-class Quantity:
-    """A number or an expression, as LaTeX, and what is said with it.
-
-    Attributes:
-        latex: the expression.
-        factor: by which words multiply it, as in ``5 million``.
-        unit: None where it has none.
-        percent: whether ``%`` follows it.
-        base: that of ``204_5``; its digits are then `latex`.
-        grouped: whether commas in `latex` were taken for separators of thousands.
-    """
-
-    latex: str
-    factor: Fraction = Fraction(1)
-    unit: Unit | None = None
-    percent: bool = False
-    base: int | None = None
-    grouped: bool = False
-
-
-@dataclass(frozen=True)
-class Words:
-    """What is said in words, or cannot be read."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Named:
-    """A value with a name before it, which may be left out."""
-
-    name: str
-    value: Node
-
-
-@dataclass(frozen=True)
-class Several:
-    """Answers whose order is free. A set's are distinct, those of a list need not be."""
-
-    items: tuple[Node, ...]
-    is_set: bool = False
-
-
-@dataclass(frozen=True)
-class Tuple:
-    """Answers in order within brackets: a point, or an interval with its ends."""
-
-    left: str
-    right: str
-    items: tuple[Node, ...]
-
-
-@dataclass(frozen=True)
-class Union:
-    """Intervals and sets joined."""
-
-    items: tuple[Node, ...]
-
-
-@dataclass(frozen=True)
-class Relation:
-    """An equation or inequality that gives no value to a name: sides as LaTeX, and what stands between them."""
-
-    sides: tuple[str, ...]
-    signs: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Table:
-    """A matrix."""
-
-    rows: tuple[tuple[Node, ...], ...]
-
-
-@dataclass(frozen=True)
-class Compound:
-    """A quantity in several units, such as 5 hours 30 minutes."""
-
-    items: tuple[Quantity, ...]
-
-
-Node = Quantity | Words | Named | Several | Tuple | Union | Relation | Table | Compound
+from a1_sgl.answers.nodes import Named, Node, Relation, Several, Table, Tuple, Union, Words
+from a1_sgl.answers.quantity import GROUP, quantity
+from a1_sgl.answers.scan import balanced, commas, outside, squeezed, stripped, top
 
 DEEPEST = 12
 """Brackets within brackets that are looked into."""
@@ -112,39 +24,13 @@ def split(text: str, depth: int = 0, *, grouped: bool = True) -> Node:
         depth: how deep in another answer it stands.
         grouped: whether ``1,200`` is a number. Within brackets it never is.
     """
-    text = _stripped(text)
+    text = stripped(text)
     if depth > DEEPEST or not text:
         return Words(text)
     for rule in (_said, _matrix, _listed, _joined, _related, _bracketed, _both_signs):
         if (found := rule(text, depth, grouped)) is not None:
             return found
     return quantity(text, grouped)
-
-
-def describe(node: Node) -> str:
-    """A node in words, for people."""
-    match node:
-        case Quantity():
-            said = [node.latex if node.base is None else f"{node.latex} in base {node.base}"]
-            said += [f"times {node.factor}"] if node.factor != 1 else []
-            said += ["percent"] if node.percent else []
-            return ", ".join([*said, f"counted in {node.unit}"] if node.unit else said)
-        case Named():
-            return f"named {node.name}: {describe(node.value)}"
-        case Several():
-            return f"{'set' if node.is_set else 'list'} of " + " | ".join(map(describe, node.items))
-        case Tuple():
-            return f"{node.left} {' | '.join(map(describe, node.items))} {node.right}"
-        case Union():
-            return "union of " + " | ".join(map(describe, node.items))
-        case Relation():
-            return "relation " + " ".join(a + b for a, b in zip(node.sides, [*node.signs, ""], strict=True))
-        case Table():
-            return "matrix " + "; ".join(" | ".join(map(describe, row)) for row in node.rows)
-        case Compound():
-            return " and ".join(map(describe, node.items))
-        case Words():
-            return f"words: {node.text}"
 
 
 # --- the rules, in order ------------------------------------------------------------------------------------------
@@ -160,7 +46,7 @@ _LETTERS = re.compile(r"[A-Za-z]{3,}")
 
 def _said(text: str, depth: int, grouped: bool) -> Node | None:
     if whole := _ONLY_TEXT.fullmatch(text):
-        inner = re.sub(r"^\(([A-Za-z])\)$", r"\1", _stripped(whole[1]))
+        inner = re.sub(r"^\(([A-Za-z])\)$", r"\1", stripped(whole[1]))
         inner = inner[found.end() :] if (found := _PREFIX.match(inner)) else inner
         if re.search(r"\d", inner) or len(inner) == 1:
             return split(inner, depth + 1, grouped=grouped)
@@ -176,7 +62,7 @@ _MATRIX = re.compile(r"\\begin\{([pbvBV]?matrix|smallmatrix|array)\}(?:\{[lcr| ]
 
 
 def _matrix(text: str, depth: int, grouped: bool) -> Node | None:
-    found = _MATRIX.fullmatch(_outside(text, "(", ")"))
+    found = _MATRIX.fullmatch(outside(text, "(", ")"))
     if not found or "\\begin" in found[2]:
         return None
     rows = [row for row in re.split(r"\\\\(?:\[[^\]]*\])?", found[2]) if row.strip()]
@@ -187,7 +73,6 @@ _AND = re.compile(
     r" ?(?:\\text\{ ?,? ?(and|or|and also) ?\}|(?<![A-Za-z\\])(and|or)(?![A-Za-z])|\\(l)or(?![A-Za-z])) ?"
 )
 _CONDITION = re.compile(r"\\text\{ ?(?:where|with|for|if)(?![A-Za-z])|(?<![A-Za-z\\])where(?![A-Za-z])")
-_GROUP = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,]|\.\d*,)")
 
 
 def _listed(text: str, depth: int, grouped: bool) -> Node | None:
@@ -198,9 +83,9 @@ def _listed(text: str, depth: int, grouped: bool) -> Node | None:
             return 1
         return len(found[0]) if (found := _AND.match(text, at)) and found[0].strip() else 0
 
-    numbers = [found.span() for found in _GROUP.finditer(text)] if grouped else []
+    numbers = [found.span() for found in GROUP.finditer(text)] if grouped else []
     begin = 0
-    for at, width in _top(text, cut):
+    for at, width in top(text, cut):
         if at < begin:
             continue
         kept.append(text[begin:at])
@@ -223,8 +108,8 @@ def _listed(text: str, depth: int, grouped: bool) -> Node | None:
 
 
 def _joined(text: str, depth: int, grouped: bool) -> Node | None:
-    signs = list(_top(text, lambda at: 4 if re.match(r"\\cup(?![A-Za-z])", text[at : at + 5]) else 0))
-    if not signs or any(_sign(text, at) for at, _ in _top(text, lambda at: len(_sign(text, at)))):
+    signs = list(top(text, lambda at: 4 if re.match(r"\\cup(?![A-Za-z])", text[at : at + 5]) else 0))
+    if not signs or any(_sign(text, at) for at, _ in top(text, lambda at: len(_sign(text, at)))):
         return None
     edges = [0, *(at + width for at, width in signs)]
     ends = [*(at for at, _ in signs), len(text)]
@@ -250,7 +135,7 @@ def _sign(text: str, at: int) -> str:
 
 
 def _related(text: str, depth: int, grouped: bool) -> Node | None:
-    found = list(_top(text, lambda at: len(_sign(text, at))))
+    found = list(top(text, lambda at: len(_sign(text, at))))
     if not found:
         return None
     edges = [0, *(at + width for at, width in found)]
@@ -315,7 +200,7 @@ def _bracketed(text: str, depth: int, grouped: bool) -> Node | None:
     else:
         return None
     inner = text[len(left) : len(text) - len(right)]
-    if not _balanced(inner):
+    if not balanced(inner):
         return None
     if left == "\\{":
         if right != "\\}":
@@ -328,116 +213,13 @@ def _bracketed(text: str, depth: int, grouped: bool) -> Node | None:
         return split(inner, depth + 1, grouped=grouped) if right == "}" else None
     if (left == "\\langle") != (right == "\\rangle") or (right == "\\}") or (right == "}"):
         return None
-    parts = _commas(inner)
+    parts = commas(inner)
     if len(parts) == 1:
         return split(inner, depth + 1, grouped=False) if _PAIRS.get(left) == right and right != "\\rangle" else None
     if any(not part.strip() for part in parts):
         return None
     left, right = "(" if left == "\\langle" else left, ")" if right == "\\rangle" else right
     return Tuple(left, right, tuple(split(part, depth + 1, grouped=False) for part in parts))
-
-
-# --- quantities ---------------------------------------------------------------------------------------------------
-
-_TOKEN = re.compile(
-    r"\\text\{[^{}]*\}|\\[A-Za-z]+|\\.|\^ ?\{ ?-?\d ?\}|\^ ?\d(?!\d)|[A-Za-z]+|\d+(?:\.\d+)?|\s+|.", re.S
-)
-_BASE = re.compile(
-    r"\(?([0-9A-Fa-f]+)\)?(?:_ ?\{? ?(?:\\text\{)?(?:base )?([a-z]+|\d{1,2})\}? ?\}?"
-    r"| ?\\text\{ ?(?:in )?base ([a-z]+|\d{1,2}) ?\})"
-)
-_BASES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,
-          "eleven": 11, "twelve": 12, "sixteen": 16}  # fmt: skip
-_ORDINAL = re.compile(r"(\d) ?(?:\^ ?\{? ?)?(?:\\text\{ ?)?(?:st|nd|rd|th)(?![A-Za-z])( ?\}){0,2}")
-_ANGLE = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
-_MONEY = re.compile(r"^(-?) ?(?:\\\$|£) ?")
-
-
-def quantity(text: str, grouped: bool = True) -> Node:
-    """A number or an expression with its unit, its words and its base."""
-    if based := _BASE.fullmatch(text):
-        name = based[2] or based[3]
-        number = _BASES.get(name) or (int(name) if name.isdigit() else None)
-        if number is not None and 2 <= number <= 36:
-            return Quantity(based[1].lstrip("0") or "0", base=number)
-    text = re.sub(r"^([A-Za-z]+(?:_\{?\w+\}?)?) ?: ?(?=[\d\\(-])", "", text)
-    money = _MONEY.match(text)
-    value = _ORDINAL.sub(r"\1", _MONEY.sub(r"\1", text) if money else text)
-    tokens = _TOKEN.findall(value)
-    end, words, percent = _tail(tokens)
-    value = "".join(tokens[:end]).strip()
-    factor, words = units.scaled(words)
-    unit = units.unit(words) if words else None
-    if (words and unit is None) or not value or value in "+-":
-        return Words(text)
-    if money and unit is None:
-        unit = Unit((("dollar", 1),), True)
-    unit = None if unit is not None and not unit.powers else unit
-    if unit is not None and unit.powers == (("percent", 1),):
-        unit, percent = None, True
-    if "\\text{" in value:
-        return _compound(value, "".join(tokens[end:])) or Words(text)
-    latex = re.sub(r"(?<![\d.])(\d{1,3})((?: \d{3})+)(?![\d])", lambda found: found[0].replace(" ", ""), value)
-    commas = bool(grouped and _GROUP.search(latex))
-    if commas:
-        latex = _GROUP.sub(lambda found: found[0].replace(",", ""), latex)
-    return Quantity(latex, factor, unit, percent, grouped=commas)
-
-
-def _tail(tokens: list[str]) -> tuple[int, list[str], bool]:
-    """Where a quantity's number ends, the words after it, and whether it is in percent."""
-    end, percent = len(tokens), False
-    words: list[str] = []
-    while end > 0:
-        token = tokens[end - 1]
-        if token.isspace():
-            end -= 1
-        elif token == "\\%":
-            end, percent = end - 1, True
-        elif token == "\\degree" and not _ANGLE.search("".join(tokens[:end])):
-            end, words = end - 1, ["degree", *words]
-        elif token.startswith("\\text{"):
-            end, words = end - 1, [*_wordlist(token[6:-1]), *words]
-        elif token[0] == "^" and end > 1 and _counts(tokens, end - 2):
-            end, words = end - 1, ["^" + re.sub(r"[^\d-]", "", token), *words]
-        elif token == "/" and words and words[0] not in ("/", "per") and end > 1 and _counts(tokens, end - 2):
-            end, words = end - 1, ["/", *words]
-        elif token.isalpha() and _counts(tokens, end - 1):
-            end, words = end - 1, [token, *words]
-        else:
-            break
-    number = "".join(tokens[:end]).strip()
-    return (end, words, percent) if number else (len(tokens), [], False)
-
-
-def _counts(tokens: list[str], at: int) -> bool:
-    token = tokens[at]
-    if token.startswith("\\text{"):
-        return True
-    if token.isspace():
-        return at > 0 and _counts(tokens, at - 1)
-    before = next((one for one in reversed(tokens[:at]) if not one.isspace()), "")
-    numeric = any(any(c.isdigit() for c in one) or one == "\\pi" for one in tokens[:at])
-    return token.isalpha() and numeric and bool(before) and units.is_unit(token, tokens[at - 1].isspace())
-
-
-def _wordlist(text: str) -> list[str]:
-    return re.findall(r"[A-Za-z$°'.-]+|/|\^-?\d", text.replace("-", " "))
-
-
-_PART = re.compile(r"\s*(-?[\d.,]+|\\frac\{\d+\}\{\d+\})\s*(\\text\{[^{}]*\})")
-
-
-def _compound(value: str, tail: str) -> Compound | None:
-    items, at, text = [], 0, value + tail
-    text = re.sub(r"\\text\{([^{}]*?),? and \}", r"\\text{\1}", text)
-    while at < len(text) and (found := _PART.match(text, at)):
-        one = quantity(found[0].strip())
-        if not isinstance(one, Quantity):
-            return None
-        items.append(one)
-        at = found.end()
-    return Compound(tuple(items)) if len(items) > 1 and not text[at:].strip(" .,") else None
 
 
 # --- names --------------------------------------------------------------------------------------------------------
@@ -463,72 +245,6 @@ def is_name(side: str) -> bool:
     )
 
 
-def squeezed(text: str) -> str:
-    """Without blanks, and without braces around one character."""
-    return re.sub(r"\{(\w)\}", r"\1", re.sub(r"\s+", "", text))
-
-
-# --- scanning -----------------------------------------------------------------------------------------------------
-
-
-def _top(text: str, width: Callable[[int], int]) -> Iterator[tuple[int, int]]:
-    """Where, outside all brackets, something begins that is so and so wide."""
-    depth = at = 0
-    while at < len(text):
-        char = text[at]
-        if char == "\\" and text[at : at + 6] == "\\text{":
-            if depth == 0 and (found := width(at)):
-                yield at, found
-            at = text.find("}", at) + 1 or len(text)
-            continue
-        if depth == 0 and (found := width(at)):
-            yield at, found
-        if char == "\\":
-            depth = max(depth + _turn(text, at), 0)
-            at += 2
-            continue
-        depth += (char in "({[") - (char in ")}]")
-        depth = max(depth, 0)
-        at += 1
-
-
-def _commas(text: str) -> list[str]:
-    edges = [-1, *(at for at, _ in _top(text, lambda at: int(text[at] == ","))), len(text)]
-    return [text[a + 1 : b] for a, b in pairwise(edges)]
-
-
-def _balanced(text: str) -> bool:
-    """Whether no bracket in it closes one that stands before it."""
-    depth = at = 0
-    while at < len(text):
-        if text[at] == "\\":
-            depth += _turn(text, at)
-            at += 2
-        else:
-            depth += (text[at] in "({[") - (text[at] in ")}]")
-            at += 1
-        if depth < 0:
-            return False
-    return depth == 0
-
-
-def _turn(text: str, at: int) -> int:
-    r"""How much deeper the command there leads: ``\{`` and ``\langle`` are brackets."""
-    return {"\\{": 1, "\\}": -1}.get(text[at : at + 2], 0) or {"\\langle": 1, "\\rangle": -1}.get(text[at : at + 7], 0)
-
-
-def _stripped(text: str) -> str:
-    text = text.strip().strip(",;").strip()
-    while text.startswith("{") and text.endswith("}") and _balanced(text[1:-1]):
-        text = text[1:-1].strip()
-    return text
-
-
-def _outside(text: str, left: str, right: str) -> str:
-    inner = text[1:-1].strip()
-    return inner if text.startswith(left) and text.endswith(right) and inner.startswith("\\begin") else text
-
-
 def _flat(items: tuple[Node, ...]) -> tuple[Node, ...]:
     return tuple(
         inner for one in items for inner in (one.items if isinstance(one, Several) and not one.is_set else (one,))
@@ -537,8 +253,3 @@ def _flat(items: tuple[Node, ...]) -> tuple[Node, ...]:
 
 def _value(node: Node) -> Node:
     return node.value if isinstance(node, Named) else node
-
-
-def renamed(node: Node, value: Node) -> Node:
-    """`value` under the name that `node` has."""
-    return replace(node, value=value) if isinstance(node, Named) else value

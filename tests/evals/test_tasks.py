@@ -5,8 +5,9 @@ from itertools import pairwise
 import pytest
 from scipy.stats import binomtest
 
+from a1_sgl.answers.nodes import Words
 from a1_sgl.answers.normalise import normalise
-from a1_sgl.answers.split import Words, split
+from a1_sgl.answers.split import split
 from a1_sgl.errors import ConfigError
 from a1_sgl.evals.tasks import TASKS, families, find_task
 from a1_sgl.programs.contract import check_defaults
