@@ -6,15 +6,21 @@ import re
 
 from a1_sgl.answers.normalise import normalise
 
-_OPENING = (
+_OPENING = re.compile(
     r"(?:(?:so|thus|hence|therefore),? )?(?:(?:i|we) (?:choose|pick|select) )?(?:the )?"
     r"(?:(?:final|correct|right|best) )*"
-    r"(?:(?:option|choice|answer)(?: is| would be| must be)?:? ?)*(?:(?:option|choice|letter) )?"
+    r"(?:(?:option|choice|answer)(?: (?:is|would be|must be))?:? ?)*(?:(?:option|choice|letter) )?",
+    re.I,
 )
-_BRACKETED = r"[(\[{]+ ?([A-J]) ?[)\]}]+(?=$|[\s.,:;-])"
-_BARE = r"([A-J])(?=$|[).:,](?=\s|$)|[).:](?=[A-Z0-9\\(])| (?:-|is\b|\()|, )"
-_CHOICE = re.compile(rf"{_OPENING}(?:{_BRACKETED}|{_BARE})", re.I)
-_ANOTHER = re.compile(r"[^A-Za-z]*(?:and|or|&|/|,|\\lor)[^A-Za-z]*[A-J](?![A-Za-z])|[ ,]+[A-J](?![A-Za-z ])")
+_BRACKETED = re.compile(r"[(\[{]+ ?([A-J]) ?[)\]}]+(?=$|[\s.,:;\d-]|\\)", re.I)
+_BARE = re.compile(
+    r"([A-J])(?=$|[).:,](?=\s|$)|[).:](?=[A-Z0-9\\(])| (?:-(?! ?[A-J](?![A-Za-z]))|= ?[\d\\]|:|is\b|\(|\d)|, )"
+)
+_SMALL = re.compile(r"([a-j])(?=$|[).:]|, )")
+_ANOTHER = re.compile(r"[).:]? ?(?:and|or|&|/|,|\\lor)[^A-Za-z]*[A-J](?![A-Za-z])|, ?[A-J](?![A-Za-z ])")
+_DENIED = re.compile(
+    r" ?(?:is|are|was|must be|would be) (?:not|false|wrong|incorrect|impossible|excluded)\b|n't\b", re.I
+)
 
 
 def option(answer: str) -> str | None:
@@ -22,13 +28,14 @@ def option(answer: str) -> str | None:
 
     Two options are none, and neither is a letter that is part of a name or a formula: ``C-14``, ``B-cells``, ``A(x)``.
     """
-    text = re.sub(r"\\text\{([^{}]*)\}", r"\1", normalise(answer))
-    text = re.sub(r"^[{ ]+|[} ]+$", "", text)
-    text = re.sub(r" +", " ", text.replace("**", "").replace("\\cdot ", "")).strip()
-    found = _CHOICE.match(text)
-    if not found:
-        return None
-    letter, rest = (found[1] or found[2]).upper(), text[found.end() :]
-    if (found[1] or found[2]) in "abcdefghij" and found[2] and len(text) > 1 and not re.match(r"[).:]", rest):
-        return None  # "a metre" begins with an article
-    return None if _ANOTHER.match(rest) else letter
+    text = normalise(answer.replace("**", " ").replace("\n", " : "))
+    text = re.sub(r" +", " ", re.sub(r"\\text\{([^{}]*)\}", r" \1 ", text)).strip()
+    text = re.sub(r"^\{ ?([A-Ja-j]) ?\}", r"\1", text)
+    opening = _OPENING.match(text)
+    begin = opening.end() if opening else 0
+    # A small letter that stands alone at the begin may be an article; after "the answer is" it is none.
+    for form in (_BRACKETED, _BARE, *((_SMALL,) if begin or len(text) < 3 or text[1:2] in ").:" else ())):
+        if found := form.match(text, begin):
+            rest = text[found.end() :]
+            return None if _ANOTHER.match(rest) or _DENIED.match(rest) else found[1].upper()
+    return None

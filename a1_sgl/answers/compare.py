@@ -27,8 +27,8 @@ from a1_sgl.answers.nodes import (
 )
 from a1_sgl.answers.parse import Unreadable, Value
 from a1_sgl.answers.scan import squeezed
-from a1_sgl.answers.split import split
-from a1_sgl.answers.values import canonical, equal, minus, near, proportion, radians, times
+from a1_sgl.answers.split import asks, split
+from a1_sgl.answers.values import canonical, equal, minus, near, proportion, radians, ratios, times
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,10 @@ class Comparison:
                 return self._in_any_order(a.items, g.items)
             case Relation(), Relation():
                 return self._relations(a, g)
-            case (Relation(), Quantity()) | (Quantity(), Relation()):
-                return self._worked_out(*((a, g) if isinstance(a, Relation) else (g, a)))
+            case Relation(), _:
+                return self._worked_out(a, g)
+            case Quantity(), Relation():
+                return self._worked_out(g, a)
             case Compound(), Compound():
                 return self._in_order(a.items, g.items)
             case Words(), Words():
@@ -104,7 +106,7 @@ class Comparison:
                 except Unreadable:
                     return squeezed(node.latex)
             case Named():
-                return self.key(node.value)
+                return self.key(_renamed(node, "f(x)") or node.value)
             case Several():
                 keys = sorted({self.key(one) for one in node.items} if node.is_set else map(self.key, node.items))
                 return ", ".join(keys)
@@ -112,21 +114,39 @@ class Comparison:
                 return node.left + ", ".join(map(self.key, node.items)) + node.right
             case Union():
                 return " or ".join(sorted(map(self.key, node.items)))
+            case Table() if vector := _vector(node):
+                return f"({', '.join(map(self.key, vector))})"
             case Table():
                 return "; ".join(", ".join(map(self.key, row)) for row in node.rows)
             case Compound():
                 return " ".join(f"{self.key(one)} {one.unit or ''}".strip() for one in node.items)
             case Relation():
-                return _between(node)
+                return self._relation_key(node)
         return _said(node)
+
+    def _relation_key(self, node: Relation) -> str:
+        """The same for an equation and its multiples; the value of one without variables that holds."""
+        if len(node.signs) != 1 or node.signs[0] != "=":
+            return _between(node)
+        try:
+            left, right = map(self.read, node.sides)
+        except Unreadable:
+            return _between(node)
+        gap = minus(left, right)
+        symbols = sorted(gap.free_symbols, key=str)
+        if not symbols:
+            return canonical(right) if equal(left, right) else _between(node)
+        return f"equation in {', '.join(map(str, symbols))}: {', '.join(ratios(gap, symbols))}"
 
     # --- pairs of a kind ------------------------------------------------------------------------------------------
 
     def _named(self, a: Named, g: Named) -> bool:
         if a.name == g.name:
             return self.same(a.value, g.value)
-        if (renamed := _renamed(a, g.name)) is not None:
+        if a.name.partition("(")[0] == g.name.partition("(")[0] and (renamed := _renamed(a, g.name)) is not None:
             return self.same(renamed, g.value)
+        if any(one.name == "y" and _APPLIED.fullmatch(other.name) for one, other in ((a, g), (g, a))):
+            return self.same(a.value, g.value)  # y and f(x)
         if isinstance(a.value, Quantity) and isinstance(g.value, Quantity):
             return self._relations(_relation(a), _relation(g))
         return False
@@ -137,7 +157,7 @@ class Comparison:
             mine, theirs = self._distinct(mine), self._distinct(theirs)
         names = [{one.name if isinstance(one, Named) else None for one in items} for items in (mine, theirs)]
         # Of x = 3, y = 5 only the order says what is what where the other side has no names.
-        if any(len(some) > 1 and None not in some for some in names) and names[0] != names[1]:
+        if any(_tell_apart(some) for some in names) and names[0] != names[1]:
             return self._in_order(mine, theirs)
         return self._in_any_order(mine, theirs)
 
@@ -206,9 +226,13 @@ class Comparison:
             return False
         return ratio != 0 if mine in ("=", "\\ne") else (ratio > 0) == (turn == turned)
 
-    def _worked_out(self, a: Relation, g: Quantity) -> bool:
-        """``2 + 3 = 5`` is 5."""
+    def _worked_out(self, a: Relation, g: Node) -> bool:
+        """``2 + 3 = 5`` is 5, and ``m + n = 5`` may be the answer to what m + n is."""
         if set(a.signs) != {"="}:
+            return False
+        if asks(a.sides[0]) and a.sides[-1] != "0":
+            return not re.search(r"(?<![\\A-Za-z])[A-Za-z]", a.sides[-1]) and self.same(split(a.sides[-1]), g)
+        if not isinstance(g, Quantity):
             return False
         try:
             values = [self.read(side) for side in a.sides]
@@ -238,8 +262,12 @@ def _readings(answer: str, gold: str) -> list[tuple[Node, Node]]:
 def _said(words: Any) -> str:
     text = re.sub(r"\\text\{([^{}]*)\}", r"\1", words.text)
     text = re.sub(r"\s+", " ", text).strip(" .,'\"")
-    long = re.search(r"[A-Za-z]{4}", text) or text.lower() in ("yes", "no", "odd", "dne", "all")
-    return re.sub(r"^(?:the|an?) ", "", text.casefold()) if long else text.replace(" ", "")
+    if not re.search(r"[A-Za-z]{4}", text) and text.lower() not in ("yes", "no", "odd", "dne", "all"):
+        return text.replace(" ", "")
+    words = re.sub(r"^(?:the|an?) ", "", text.casefold()).split(" ")
+    return " ".join(
+        word[:-1] if len(word) > 4 and word.endswith("s") and not word.endswith("ss") else word for word in words
+    )
 
 
 def _squeezed_outside_words(text: str) -> str:
@@ -255,6 +283,12 @@ def _between(one: Relation) -> str:
 def _relation(one: Named) -> Relation:
     value = one.value
     return Relation((one.name, value.latex if isinstance(value, Quantity) else ""), ("=",))
+
+
+def _tell_apart(names: set[str | None]) -> bool:
+    """Whether each of several answers has a name of its own; the indices of one letter are no names."""
+    known = {re.sub(r"_.*", "", name) for name in names if name is not None}
+    return None not in names and len(known) > 1
 
 
 def _oriented(sign: str) -> tuple[str, bool]:
@@ -276,9 +310,11 @@ _APPLIED = re.compile(r"([A-Za-z]+(?:_\w)?)\(([A-Za-z])\)")
 def _renamed(a: Named, name: str) -> Node | None:
     """``f(n) = n + 1`` as ``f(x) = x + 1``."""
     mine, theirs = _APPLIED.fullmatch(a.name), _APPLIED.fullmatch(name)
-    if not mine or not theirs or mine[1] != theirs[1] or not isinstance(a.value, Quantity):
+    if not mine or not theirs or not isinstance(a.value, Quantity):
         return None
-    if re.search(rf"(?<![\\A-Za-z]){theirs[2]}(?![a-z])", a.value.latex):  # where it is another letter
+    if mine[2] != theirs[2] and re.search(rf"(?<![\\A-Za-z]){theirs[2]}(?![a-z])", a.value.latex):
+        return None  # where it is another letter
+    if not re.search(rf"(?<![\\A-Za-z]){mine[2]}(?![a-z])", a.value.latex):  # a constant: f(1), P(A)
         return None
     latex = re.sub(rf"(?<![\\A-Za-z]){mine[2]}(?![a-z])", theirs[2], a.value.latex)
     return replace(a.value, latex=latex)

@@ -8,12 +8,14 @@ from typing import NamedTuple
 from a1_sgl.answers.normalise import bare
 
 _MARK = re.compile(
-    r"\\(?:f?boxed|fbox)\s*\{|\\(?:f?boxed|fbox)\s*(-?\d+(?:[.,]\d+)*|[A-Za-z](?![A-Za-z]))|\\.|[{}]", re.S
+    r"\\(?:f?boxed|fbox)\s*\{|\\(?:f?boxed|fbox)\s*(-?\d+(?:[.,]\d+)*|[A-Za-z](?![A-Za-z])|\\[dt]?frac\s*\{[^{}]*\}\s*\{[^{}]*\})|\\.|[{}]",
+    re.S,
 )
 _LONGEST = 2000
 """Longest box that counts, in characters; what is longer is no answer."""
 _BETWEEN = re.compile(
-    r"(?:\s|\$|\\[()\[\]]|[,;&]|\\(?:q?quad|[,; ])|\band\b|\bor\b|\\text\s*\{\s*,?\s*(?:and|or)?,?\s*\})*"
+    r"(?:\s|\$|\*|[A-Za-z](?:_\{?\w\}?)?\s*=|\\[()\[\]]|[,;&]|\\(?:q?quad|[,; ])|\band\b|\bor\b"
+    r"|\\text\s*\{\s*,?\s*(?:and|or)?,?\s*\})*"
 )
 _JOINS = re.compile(r"[,;&]|quad|\\ |and|or")
 _APART = 40
@@ -92,27 +94,47 @@ def _boxes(text: str) -> list[_Box]:
 # --- without a box ------------------------------------------------------------------------------------------------
 
 _ANSWER = re.compile(
-    r"(?<![A-Za-z])answers?(?![A-Za-z])(?:\s+(?:to|for|of)\b[^.\n:=]{0,80}?)?[\s*_]{0,8}"
-    r"(?:\b(?:is|are|equals|(?:should|would|must|will) be)\b"
-    r"(?:\s+(?:equal to|indeed|clearly|simply|therefore|thus|just|then))?|=|:)"
-    r"[*_]{0,3}[:\s]{0,12}", re.I,
-)  # fmt: skip
+    r"(?<![A-Za-z])(?:answers?|(?:correct|right|final|best)\s+(?:option|choice)|answer\s+choice)(?![A-Za-z])"
+    r"(?:\s+(?:to|for|of)\b[^.\n:=]{0,80}?)?[\s*_]{0,8}"
+    r"(?:\b(?:is|are|equals|(?:should|would|must|will|has\s+to|have\s+to|turns?\s+out\s+to)\s+be)\b"
+    r"(?:\s+(?:equal to|indeed|clearly|simply|therefore|thus|just|then|definitely|surely|probably))?|=|:)"
+    r"[*_]{0,3}[:\s]{0,12}"
+    r"|^[ \t]*\#{2,4}[ \t]*(?:\*\*)?(?:Final\s+)?Answer(?:\*\*)?[ \t]*$|^[ \t]*\#{4}[ \t]+(?=\S)",
+    re.I | re.M,
+)
 _NOTHING = re.compile(
     r"(?:correct|right|wrong|incorrect|not|consistent|valid|reasonable|verified|confirmed|unique|known|unknown|below"
     r"|above|given|as follows|that|clear|obvious|easy|found|checked|in the|within|what|now|also|still)\b", re.I,
 )  # fmt: skip
-_REASON = re.compile(r"\.(?:\s|$)|\n|,?\s(?:because|since|as|which|so|where we)\s|!\s")
+_REASON = re.compile(r"\.(?:\s|$)|\n|,?\s\(?(?:because|since|as|which|so|where we)\s|,\s+not\s|!\s|</?\w+>")
+_DISPLAY = re.compile(r"\s*(?:\\\[(.{1,2000}?)\\\]|\$\$(.{1,2000}?)\$\$)", re.DOTALL)
+_TELLING = re.compile(r"[\d\\$]|^\W*[A-Za-z]\W*$")
+"""What looks like a value; words alone may be a remark on one."""
 
 
 def _stated(text: str) -> str | None:
+    remark = None
     for said in reversed(list(_ANSWER.finditer(text))):
-        rest = text[said.end() : said.end() + _LONGEST].lstrip(" \t")
-        rest = rest.lstrip() if rest[:1] in "\r\n" else rest
+        rest = text[said.end() : said.end() + _LONGEST]
         if not rest.strip():
             rest = text[said.end() :].lstrip()[:_LONGEST]
+        rest = rest.lstrip()
         if _NOTHING.match(rest):
             continue
-        value = bare(_REASON.split(rest, maxsplit=1)[0].strip().strip("*"))
-        if value:
+        shown = _DISPLAY.match(rest)
+        value = _cleaned((shown[1] or shown[2]) if shown else _REASON.split(rest, maxsplit=1)[0])
+        if not value:
+            continue
+        if _TELLING.search(value):
             return value
-    return None
+        remark = remark or value
+    return remark
+
+
+def _cleaned(value: str) -> str:
+    value = value.strip().strip('*`"').strip()
+    if re.fullmatch(r"__.*__|_[^_]*_", value):
+        value = value.strip("_")
+    if value.endswith(")") and value.count("(") < value.count(")"):
+        value = value[:-1]
+    return bare(value)

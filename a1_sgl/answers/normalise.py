@@ -11,12 +11,15 @@ import re
 import unicodedata
 from collections.abc import Callable
 
+from a1_sgl.answers.arguments import braced
+from a1_sgl.answers.units import UNITS
+
 _WRAPPED = re.compile(r"\$\$(.*)\$\$|\$(.*)\$|\\\((.*)\\\)|\\\[(.*)\\\]|\*\*(.*)\*\*|\*(.*)\*", re.S)
 
 
 def bare(answer: str) -> str:
     """An answer without the delimiters of mathematics around it, white space at its ends and a full stop."""
-    text = answer.strip().removesuffix(".").strip()
+    text = answer.strip().strip('`"').strip().removesuffix(".").strip()
     text = text.strip("*").removesuffix(".").strip() if "**" in text else text
     while match := _WRAPPED.fullmatch(text):
         inner = next(group for group in match.groups() if group is not None)
@@ -29,12 +32,13 @@ def bare(answer: str) -> str:
 # --- Unicode ------------------------------------------------------------------------------------------------------
 
 _SIGNS = {
-    "\u2212\u2010\u2011\u2012\u2013\u2014\ufe63\uff0d": "-", "×·⋅∙✕✖": "\\cdot ", "÷∕\u2044": "/", "∞": "\\infty ",
+    "\u2212\u2010\u2011\u2012\u2013\u2014\ufe63\uff0d": "-", "×·⋅∙•✕✖": "\\cdot ", "÷∕\u2044": "/", "∞": "\\infty ",
     "≤⩽≦": "\\le ", "≥⩾≧": "\\ge ", "≠": "\\ne ", "≈": "\\approx ", "∈": "\\in ", "∪": "\\cup ", "∩": "\\cap ",
-    "∅⌀": "\\emptyset ", "±": "\\pm ", "∓": "\\mp ", "°º˚": "\\degree ", "…⋯": "\\ldots ", "√": "\\sqrt ",
-    "∛": "\\sqrt[3] ", "∜": "\\sqrt[4] ", "′’": "'", "¢": "\\text{ cents}", "€": "\\text{ euros}", "∠": "\\angle ",
+    "∅⌀Ø": "\\emptyset ", "±": "\\pm ", "∓": "\\mp ", "°º˚": "\\degree ", "…⋯": "\\ldots ", "√": "\\sqrt ",
+    "∛": "\\sqrt[3] ", "∜": "\\sqrt[4] ", "′’": "'", "¢": "\\text{ cents}", "∠": "\\angle ",
     "⌊": "\\lfloor ", "⌋": "\\rfloor ", "⌈": "\\lceil ", "⌉": "\\rceil ", "→": "\\to ", "∨": "\\lor ", "％": "%",
-    "\u200b\u200c\u200d\u2060\u2061\u2062\u2063\u2064\ufeff\u00ad": "", "“”„": '"', "ℝ": "\\mathbb{R}", "ϕ": "\\phi ",
+    "\u200b\u200c\u200d\u2060\u2061\u2062\u2063\u2064\ufeff\u00ad": "", "“”„": '"', "ℝ": "\\mathbb{R}", 
+    "ℤ": "\\mathbb{Z}", "ℕ": "\\mathbb{N}", "ℚ": "\\mathbb{Q}", "∆": "\\Delta ", "∶": ":", "。": ".", "ϕ": "\\phi ",
     "⟨〈": "\\langle ", "⟩〉": "\\rangle ",
 }  # fmt: skip
 _UNICODE = {ord(sign): latex for signs, latex in _SIGNS.items() for sign in signs}
@@ -51,6 +55,7 @@ _LOWERED = re.compile("[₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₐₑₒ�
 def _unicode(text: str) -> str:
     if text.isascii():
         return text
+    text = re.sub("([²³⁴])√", lambda found: f"\\sqrt[{_folded(found[1])}]", text)
     text = _RAISED.sub(lambda found: "^{" + _folded(found[0]) + "}", text)
     text = _LOWERED.sub(lambda found: "_{" + _folded(found[0]) + "}", text)
     text = "".join(map(_fraction, text)).translate(_UNICODE)
@@ -92,9 +97,18 @@ _DELIMITERS = _rules(
     (r"(?<!\\)\$", " "),
     (r"\bUSD\b\s*|US\s*\\\$", r"\\$"),
 )
-_SPACES = _rules(
+_SPACES = _rules(  # and what only decorates
     (r"(?<!\\)\\!\s*", ""),
     (r"\{,\}", ","),
+    (r",\s*\\[,;:]\s*(?=\d{3}(?!\d))", ","),
+    (r"\\(?:begin|end)\{(?:aligned|align\*?|gathered|split|equation\*?|center)\}", " "),
+    (r"\\(?:tiny|small|normalsize|large|Large|LARGE|huge|Huge|checkmark|blacksquare|square)(?![A-Za-z])", " "),
+    (r"\\(?:textcolor|color)\s*\{[^{}]*\}", ""),
+    (r"\\tag\*?\{[^{}]*\}", ""),
+    (r"\\math(?:rm|bf|it|sf)\s+(?=[A-Za-z])", ""),
+    (r"&(?![\s\S]*\\end)", ""),
+    (r"(?:\\\\\s*)+$", ""),
+    (r"\{\}", ""),
     (r"(?<!\\)\\(?:[,;:> ]|(?:quad|qquad|thinspace|medspace|thickspace|enspace|nobreakspace|space)(?![A-Za-z]))", " "),
     (r"\\[hv]space\*?\{[^{}]*\}", " "),
     (r"~", " "),
@@ -113,7 +127,7 @@ _PROSE = frozenset(
     ["text", "textrm", "textbf", "textit", "textsf", "texttt", "textnormal", "textup", "emph", "mbox", "hbox"]
 )
 
-_PLAIN = frozenset(["underline", "boxed", "fbox", "ensuremath"])
+_PLAIN = frozenset(["underline", "ensuremath"])
 
 
 def _wrappers(text: str) -> str:
@@ -141,7 +155,13 @@ def _wrappers(text: str) -> str:
                 out.append(char)
                 continue
             inner = "".join(out[begin:])
-            out[begin:] = [_unwrapped(command, inner)]
+            before = "".join(out[max(0, begin - 12) : begin])
+            if command == "mathrm" and inner.strip() in UNITS and re.search(r"\d\s*$", before):
+                out[begin:] = [f"\\text{{{inner}}}"]
+                continue
+            new = _unwrapped(command, inner)
+            apart = " " if re.search(r"\\[A-Za-z]+$", before) and new[:1].isalpha() else ""
+            out[begin:] = [apart + new]
         else:
             out.append(char)
     while stack:  # never closed: its words are as good as any
@@ -154,7 +174,16 @@ def _wrappers(text: str) -> str:
 def _unwrapped(command: str, inner: str) -> str:
     if "\\text{" in inner:
         return inner
+    if command in ("boxed", "fbox"):
+        return f" {inner} "
+    if command == "operatorname" or command.startswith("math"):
+        if re.fullmatch(_FUNCTIONS, inner.strip()):
+            return f"\\{inner.strip()} "
+        if re.fullmatch(r"[A-Za-z]+(?: ?[/.] ?[A-Za-z]+|\^ ?\{? ?-?\d ?\}?| [A-Za-z]+)+", inner.strip()):
+            return f"\\text{{{inner.replace('{', '').replace('}', '')}}}"
     if command in _PROSE:
+        if counted := re.fullmatch(r"\s*(-?[\d.,]*\d)\s+([A-Za-z][^\d]*)", inner):
+            return f"{counted[1]}\\text{{ {counted[2]}}}"
         words = bool(re.search(r"[A-Za-z]", inner)) and not re.search(r"\\[A-Za-z]", inner)
     else:
         words = command not in _PLAIN and bool(re.fullmatch(r"[A-Za-z .]*[A-Za-z]{2,}[A-Za-z .]*", inner))
@@ -167,19 +196,10 @@ _MATHEMATICS = _rules(
     (r"\\[dt]binom(?![A-Za-z])", r"\\binom"),
     (r"\{\s*([^{}\\]*)\\choose\s*([^{}\\]*)\}", r"\\binom{\1}{\2}"),
     (r"\{\s*([^{}\\]*)\\over(?![A-Za-z])\s*([^{}\\]*)\}", r"\\frac{\1}{\2}"),
-    (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
-    (r"\\frac\s*([A-Za-z\d])\s*(?=\{)", r"\\frac{\1}"),
-    (r"\\frac\s*([A-Za-z\d])\s*([A-Za-z\d])", r"\\frac{\1}{\2}"),
-    (r"\\frac\s*(\{[^{}]*\})\s*([A-Za-z\d])", r"\\frac\1{\2}"),
-    (r"\\frac\s*\{", r"\\frac{"),
-    (r"\\sqrt\s*(\[[^\[\]]*\])?\s*(\d+(?:\.\d+)?|[A-Za-z])", r"\\sqrt\1{\2}"),
-    (r"\\sqrt\s*(\[[^\[\]]*\])?\s*\(([^()]*)\)", r"\\sqrt\1{\2}"),
-    (r"\\sqrt\s*(\[[^\[\]]*\])?\s*(\\[a-z]+)(?![A-Za-z{])", r"\\sqrt\1{\2}"),
-    (r"\\sqrt\s*(\[[^\[\]]*\])?\s*\{", r"\\sqrt\1{"),
     (r"\\ldots(?![A-Za-z])|\\c?dots(?![A-Za-z])|\\dotsc|\.\.\.+", r"\\ldots "),
     (r"\\leqslant(?![A-Za-z])|\\leqq?(?![A-Za-z])|<=|=<|\\le(?![A-Za-z])", r"\\le "),
     (r"\\geqslant(?![A-Za-z])|\\geqq?(?![A-Za-z])|>=|\\ge(?![A-Za-z])", r"\\ge "),
-    (r"\\neq?(?![A-Za-z])|!=", r"\\ne "),
+    (r"\\neq?(?![A-Za-z])|(?<![\d)}\]A-Za-z])!=|(?<=\s)!=", r"\\ne "),
     (r"\\lt(?![A-Za-z])", "<"), (r"\\gt(?![A-Za-z])", ">"),
     (r"\^\s*\{\s*\\circ\s*\}|\^\s*\\circ(?![A-Za-z])|\^\s*\{\s*\\degree\s*\}|\^\s*\\degree", r"\\degree "),
     (r"\*\*", "^"), (r"\\(?:times|ast|cdotp)(?![A-Za-z])|\*", r"\\cdot "),
@@ -187,15 +207,18 @@ _MATHEMATICS = _rules(
     (r"(?<!\\)%", r"\\%"),
     (r"\\(?:varnothing|O)(?![A-Za-z])|\\\{\s*\\\}", r"\\emptyset "),
     (r"\\vee(?![A-Za-z])", r"\\lor "),
-    (r"(?<![\\A-Za-z])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
-    (r"(?<![\\A-Za-z])sqrt\s*(?=\{)", r"\\sqrt"),
-    (r"(?<![\\A-Za-z])(" + _FUNCTIONS + r")(?=\s*\(|\^)", r"\\\1"),
+    (r"(?<![\\A-Za-z])sqrt\s*(?=[({\d])", r"\\sqrt"),
+    (r"(?<![\\A-Za-z])(" + _FUNCTIONS + r")(?=[\s(^_\d\\{])", r"\\\1 "),
+    (r"(?<=\d)[eE]([+-]?\d{1,3})(?![\d.A-Za-z])", r" \\cdot 10^{\1}"),
+    (r"(?<=\d) ?[xX] ?(?=10 ?\^)", r" \\cdot "),
+    (r"^([^{}]*\d)\^\{0\}$", r"\1\\degree "),
+    (r"\\(?:mathbb ?\{? ?R ?\}?|R|Reals)(?![A-Za-z])", r"(-\\infty ,\\infty )"),
     (r"(?<![\\A-Za-z])(pi|infty)(?![A-Za-z])", r"\\\1 "),
     (r"(?<![\\A-Za-z])(?:infinity|inf|oo)(?![A-Za-z])", r"\\infty "),
     (r"(?<=[\d.)])\s*degrees?(?![A-Za-z])", r"\\degree "),
     (r"\+\s*(?=\\infty)", ""),
 )  # fmt: skip
-_TEXT = re.compile(r"\\text\{[^{}]*\}")
+_TEXT = re.compile(r"\\text\{[^{}]*\}")  # whose words are left alone
 
 
 def _mathematics(text: str) -> str:
@@ -210,10 +233,10 @@ def _mathematics(text: str) -> str:
 _TIDY = _rules(
     (r"\\text\{\s*degrees?\s*\}", r"\\degree "),
     (r"\\text\{\s*percent\s*\}", r"\\%"),
-    (r"\\text\{\s*(?:the )?(?:empty|null) set\s*\}", r"\\emptyset "),
+    (r"(?i)\\text\{\s*(?:the )?(?:empty|null) set\s*\}|^\s*(?:the )?(?:empty|null) set\s*$", r"\\emptyset "),
     (r"\\text\{\s*\}", " "),
     (r"\s+", " "),
-    (r"^[ .;,]+(?!\d)|(?<=[\s\S])[ ;,]+$|(?<!\.)\.\s*$", ""),
+    (r"^[ .;,]+(?!\d)|(?<=[\s\S])[ ;,:]+$|(?<!\.)\.\s*$", ""),
 )
 
 STEPS: dict[str, Callable[[str], str]] = {
@@ -223,6 +246,7 @@ STEPS: dict[str, Callable[[str], str]] = {
     "sizes": _apply(_SIZES),
     "wrappers": _wrappers,
     "mathematics": _mathematics,
+    "arguments": braced,
     "tidy": lambda text: _apply(_TIDY)(text).strip(),
 }
 """In order."""

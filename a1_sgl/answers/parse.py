@@ -11,6 +11,8 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any, TypeAlias
 
+from a1_sgl.answers.arguments import applied
+
 Value: TypeAlias = "Fraction | Any"
 """A fraction, or an expression of sympy, which is not imported here before it is needed."""
 
@@ -34,6 +36,10 @@ _RATIO = re.compile(
     rf"\\frac ?\{{ ?([+-]?) ?({_DECIMAL}) ?\}} ?\{{ ?([+-]?) ?({_DECIMAL}) ?\}}|({_DECIMAL}) ?/ ?({_DECIMAL})"
 )
 _MIXED = re.compile(rf"({_INT}) ?\\frac ?\{{ ?({_INT}) ?\}} ?\{{ ?({_INT}) ?\}}|({_INT}) ({_INT}) ?/ ?({_INT})")
+REPEATING = re.compile(
+    r"(\d+)\.(\d*)(?:\\(?:overline|bar|dot|overdot) ?\{ ?(\d+) ?\}|\\(?:overline|bar|dot) ?(\d)|\((\d+)\)(?![\d(]))"
+)
+"""A decimal whose last digits go on for ever."""
 _LONGEST = 4000
 """Digits of a number that is read without a time limit."""
 _LARGEST_FACTORIAL = 20_000
@@ -55,6 +61,8 @@ def rational(latex: str) -> Fraction | None:
         return None
     if _PLAIN.fullmatch(text):
         return sign * Fraction(text)
+    if found := REPEATING.fullmatch(text):
+        return sign * _repeating(found)
     if found := _RATIO.fullmatch(text):
         top, bottom = Fraction(found[2] or found[5]), Fraction(found[4] or found[6])
         minus = (found[1] == "-") != (found[3] == "-")
@@ -76,10 +84,17 @@ def plain(latex: str) -> Fraction:
     return found
 
 
+def _repeating(found: re.Match[str]) -> Fraction:
+    whole, before, again = found[1], found[2], found[3] or found[4] or found[5]
+    scale: int = 10 ** len(before)
+    return Fraction(int(whole + before) * (10 ** len(again) - 1) + int(again), (10 ** len(again) - 1) * scale)
+
+
 _REWRITES = tuple(
     (re.compile(pattern), to)
     for pattern, to in (
         # the parser takes 2(3) and 2\frac{x}{3} for sums
+        (rf"(?<![\d.]){REPEATING.pattern}", lambda found: _fraction(_repeating(found))),
         (rf"(?<![\d.]){_MIXED.pattern}", lambda found: _mixed(found)),
         (r"(?<![\d.])(\d+) ?\\degree", r"(\1 \\cdot \\frac{\\pi}{180})"),
         (r"(?<![\d.\\A-Za-z])(\d*\.\d+|\d+\.(?!\d))", lambda found: _decimal(found[1])),
@@ -109,10 +124,11 @@ def expression(latex: str) -> Value:
     import sympy
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
 
-    latex = re.sub(r"_ ?([A-Za-z\d])", r"_{\1}", latex)
-    if re.search(r"\\text\{|\\ldots|\\begin|\\degree(?![A-Za-z]).*\\degree|(?<=\d) (?=\d)", latex):
+    if re.search(r"\\text\{|\\ldots|(?<=\d) (?=\d)|\d ?_|\\to(?![A-Za-z])", latex):
         raise Unreadable(latex)
-    text = latex
+    if re.search("[=<>:;]", re.sub(r"\{[^{}]*\}", "", latex)):
+        raise Unreadable(latex)
+    text, doubles = _without_double_factorials(applied(latex))
     for pattern, to in _REWRITES:
         text = pattern.sub(to, text)
     try:
@@ -120,7 +136,7 @@ def expression(latex: str) -> Value:
             text, normalization_config=None,
             conversion_config=ConversionConfig(interpret_as_mixed_fractions=False, lowercase_symbols=False),
         )  # fmt: skip
-        read = sympy.sympify(read)
+        read = sympy.sympify(read).xreplace({sympy.Symbol(name): value for name, value in doubles.items()})
         if _is_huge(read):
             raise TooLarge(f"a number of more than {_BITS:,} bits")
         read = read.doit()
@@ -135,9 +151,40 @@ def expression(latex: str) -> Value:
     read = read.xreplace({one: sympy.Rational(str(one)) for one in read.atoms(sympy.Float)})
     if {symbol.name for symbol in read.free_symbols} == {"i"}:
         read = read.xreplace({symbol: sympy.I for symbol in read.free_symbols})
+    read = read.replace(_is_odd_root, _real_root)
     if read.is_Rational:
         return Fraction(int(read.p), int(read.q))
     return read
+
+
+_DOUBLE = re.compile(r"(\d+|[A-Za-z]|\([^()]*\)) ?!!(?!!)")
+
+
+def _without_double_factorials(latex: str) -> tuple[str, dict[str, Any]]:
+    """Names in their place, and what these stand for; the parser takes ``7!!`` for the factorial of one."""
+    import sympy
+
+    found: dict[str, Any] = {}
+
+    def named(double: re.Match[str]) -> str:
+        inner = expression(double[1])
+        name = f"x_{{{900 + len(found)}}}"
+        value = sympy.Rational(inner.numerator, inner.denominator) if isinstance(inner, Fraction) else inner
+        found[name] = sympy.factorial2(value)
+        return f" {name} "
+
+    return _DOUBLE.sub(named, latex), found
+
+
+def _is_odd_root(part: Any) -> bool:
+    power = part.is_Pow and part.exp.is_Rational and part.exp.q > 1 and part.exp.q % 2 == 1
+    return bool(power and part.base.is_negative)
+
+
+def _real_root(part: Any) -> Any:
+    """Of a negative number: ``\\sqrt[3]{-8}`` is -2."""
+    root = (-part.base) ** part.exp
+    return -root if part.exp.p % 2 else root
 
 
 def _is_huge(read: Any) -> bool:
@@ -174,5 +221,8 @@ def _mixed(found: re.Match[str]) -> str:
 
 
 def _decimal(text: str) -> str:
-    value = Fraction(text.rstrip(".") if text.endswith(".") else text)
+    return _fraction(Fraction(text.rstrip(".") if text.endswith(".") else text))
+
+
+def _fraction(value: Fraction) -> str:
     return f"(\\frac{{{value.numerator}}}{{{value.denominator}}})" if value.denominator > 1 else str(value.numerator)

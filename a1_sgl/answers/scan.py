@@ -69,5 +69,5 @@ def outside(text: str, left: str, right: str) -> str:
 
 
 def squeezed(text: str) -> str:
-    """Without blanks, and without braces around one character."""
-    return re.sub(r"\{(\w)\}", r"\1", re.sub(r"\s+", "", text))
+    """Without blanks, save between digits, and without braces around one character."""
+    return re.sub(r"\{(\w)\}", r"\1", re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", text))

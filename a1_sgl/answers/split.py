@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from a1_sgl.answers.nodes import Named, Node, Relation, Several, Table, Tuple, Union, Words
+from a1_sgl.answers.nodes import Named, Node, Quantity, Relation, Several, Table, Tuple, Union, Words
 from a1_sgl.answers.quantity import GROUP, quantity
 from a1_sgl.answers.scan import balanced, commas, outside, squeezed, stripped, top
 
@@ -35,30 +35,84 @@ def split(text: str, depth: int = 0, *, grouped: bool = True) -> Node:
 
 # --- the rules, in order ------------------------------------------------------------------------------------------
 
-_PREFIX = re.compile(
-    r"(?:(?:so|thus|hence|therefore|and),? )?(?:the |my |our )?(?:final |correct |right |exact |only )*"
-    r"(?:answer|value|result|solution|total|sum|number)s?(?: (?:is|are)(?: equal to)?| ?[:=]) ?", re.I,
-)  # fmt: skip
 _ONLY_TEXT = re.compile(r"\\text\{([^{}]*)\}")
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z' .,-]*[A-Za-z.]")
 _LETTERS = re.compile(r"[A-Za-z]{3,}")
+_LEAD = re.compile(r"(?:\\text\{([^{}\d]*)\}|([A-Za-z]{2,}(?:[ ,]+[A-Za-z']+)*)) ?([:,]?) ?(?=[\d\\(\[{.$+-])")
+_IS = re.compile(r"([A-Za-z]{2,}(?: [A-Za-z']+)*? (?:is|are|equals)) (?=\S)")
+_CONCLUDES = re.compile(r"(?:^|\s)(?:is|are|be|equals|equal to|get|have|gives)$")
+_OPENING = frozenset(
+    [
+        "the",
+        "a",
+        "an",
+        "my",
+        "our",
+        "final",
+        "correct",
+        "right",
+        "exact",
+        "only",
+        "so",
+        "thus",
+        "hence",
+        "therefore",
+        "and",
+        "answer",
+        "value",
+        "result",
+        "solution",
+        "total",
+        "sum",
+        "number",
+        "exactly",
+        "there",
+        "are",
+        "is",
+        "it",
+        "we",
+        "get",
+        "have",
+        "answers",
+    ]
+)
+_AGAINST = re.compile(r"\b(?:not|no|never|least|most|more|less|fewer|than|half|twice|double|about|around|approximately"
+                      r"|between|except|under|over|below|above|nearly|almost|or|of)\b")  # fmt: skip
+_TAIL = re.compile(
+    r" ?(?:\\text\{ ?)?is (?:the|my|our) (?:final |correct |right )?(?:answer|result|value|solution) ?\}?$"
+)
 
 
 def _said(text: str, depth: int, grouped: bool) -> Node | None:
     if whole := _ONLY_TEXT.fullmatch(text):
         inner = re.sub(r"^\(([A-Za-z])\)$", r"\1", stripped(whole[1]))
-        inner = inner[found.end() :] if (found := _PREFIX.match(inner)) else inner
         if re.search(r"\d", inner) or len(inner) == 1:
-            return split(inner, depth + 1, grouped=grouped)
+            return split(inner.rstrip("."), depth + 1, grouped=grouped)
         return Words(inner)
-    if found := _PREFIX.match(text):
-        return split(text[found.end() :], depth + 1, grouped=grouped)
+    if (bare := _TAIL.sub("", text)) != text and bare:
+        return split(bare, depth + 1, grouped=grouped)
+    if (lead := _IS.match(text)) and not _AGAINST.search(lead[1].replace(" of ", " ").lower()):
+        return split(text[lead.end() :], depth + 1, grouped=grouped)
+    if (lead := _LEAD.match(text)) and _leads(lead):
+        return split(text[lead.end() :], depth + 1, grouped=grouped)
+    if (label := re.match(r"([^:=]{1,40}?) ?: ?(?=\S)", text)) and is_name(label[1]):
+        return Named(squeezed(label[1]), split(text[label.end() :], depth + 1, grouped=grouped))
     if _PLAIN.fullmatch(text) and _LETTERS.search(text):
         return Words(text)
     return None
 
 
-_MATRIX = re.compile(r"\\begin\{([pbvBV]?matrix|smallmatrix|array)\}(?:\{[lcr| ]*\})?(.*)\\end\{\1\}", re.S)
+def _leads(lead: re.Match[str]) -> bool:
+    """Whether words only lead up to what follows: ``The area is``, ``Answer:``, ``Therefore,``."""
+    said = (lead[1] or lead[2]).strip().lower()
+    words = re.findall("[a-z']+", said)
+    if not words or ("of" not in words and _AGAINST.search(said)) or _AGAINST.search(said.replace(" of ", " ")):
+        return False
+    told = bool(_CONCLUDES.search(said.rstrip(":,"))) or all(word in _OPENING for word in words)
+    return told or (bool(lead[1]) and (said.endswith(":") or lead[3] == ":") and len(words) < 5)
+
+
+_MATRIX = re.compile(r"\\begin\{([pbB]?matrix|smallmatrix|array)\}(?:\{[lcr| ]*\})?(.*)\\end\{\1\}", re.S)
 
 
 def _matrix(text: str, depth: int, grouped: bool) -> Node | None:
@@ -99,7 +153,8 @@ def _listed(text: str, depth: int, grouped: bool) -> Node | None:
     items = tuple(split(part, depth + 1, grouped=grouped) for part in parts)
     if len(items) == 1:
         return items[0]
-    if any("or" in joint for joint in joints) and all(isinstance(_value(one), Tuple | Union) for one in items):
+    ranges = all(isinstance(one, Named) and is_letter(one.name) and isinstance(one.value, Tuple) for one in items)
+    if any("or" in joint for joint in joints) and ranges:
         names = {one.name for one in items if isinstance(one, Named)}
         if len(names) <= 1:
             union = Union(tuple(map(_value, items)))
@@ -142,7 +197,8 @@ def _related(text: str, depth: int, grouped: bool) -> Node | None:
     sides = [text[a:b].strip() for a, b in zip(edges, [*(at for at, _ in found), len(text)], strict=True)]
     signs = [text[at : at + width] for at, width in found]
     if any(not side for side in sides):
-        return split(sides[-1], depth + 1, grouped=grouped) if len(sides) == 2 and sides[1] else Words(text)
+        equal = len(sides) == 2 and sides[1] and signs[0] in ("=", "\\approx")
+        return split(sides[1], depth + 1, grouped=grouped) if equal else Words(text)
 
     def inner(side: str) -> Node:
         return split(side, depth + 1, grouped=grouped)
@@ -169,9 +225,7 @@ def _interval(sides: list[str], signs: list[str], depth: int) -> Node | None:
     if sum(map(is_name, sides)) != 1:
         return None
     if len(sides) == 3:
-        if not is_name(sides[1]) or (signs[0][-1] in "<e" and signs[1] in (">", "\\ge")):
-            return None
-        if (signs[0] in ("<", "\\le")) != (signs[1] in ("<", "\\le")):
+        if not is_name(sides[1]) or (signs[0] in ("<", "\\le")) != (signs[1] in ("<", "\\le")):
             return None
         if signs[0] in (">", "\\ge"):
             sides, signs = sides[::-1], [_TURNED[sign] for sign in signs[::-1]]
@@ -188,7 +242,12 @@ def _interval(sides: list[str], signs: list[str], depth: int) -> Node | None:
 _PAIRS = {"(": ")", "[": "]", "\\{": "\\}", "\\langle": "\\rangle", "{": "}"}
 
 
+_RATIO = re.compile(r"[\d.]+(?: ?: ?[\d.]+)+")
+
+
 def _bracketed(text: str, depth: int, grouped: bool) -> Node | None:
+    if _RATIO.fullmatch(text):  # of a clock, or of quantities
+        return Tuple(":", ":", tuple(split(part, depth + 1) for part in text.split(":")))
     for left in _PAIRS:
         if text.startswith(left):
             break
@@ -208,6 +267,8 @@ def _bracketed(text: str, depth: int, grouped: bool) -> Node | None:
         if re.search(r"\\mid(?![A-Za-z])|[|:]", inner):
             return Words(text)
         found = split(inner, depth + 1, grouped=False)
+        if found == Quantity("\\emptyset"):
+            return Words(text)
         return Several(found.items if isinstance(found, Several) else (found,), is_set=True)
     if left == "{":
         return split(inner, depth + 1, grouped=grouped) if right == "}" else None
@@ -230,9 +291,23 @@ _NAME = re.compile(
     r"|alpha|beta|varphi|varepsilon|epsilon|zeta|eta|iota|kappa|mu|nu|xi|Xi|rho|tau|upsilon|chi)(?![A-Za-z])"
     r"|'|_ ?(?:[A-Za-z\d]|\{[^{}]*(?:\{[^{}]*\})?[^{}]*\})"
     r"|\^ ?(?:\*|\\cdot ?|\{ ?(?:\*|\\cdot|\\prime|\\ast)+ ?\})|\||\[|\]| )+"
-    r"(?:\((?:[A-Za-z\d,| ]|_\{?\w+\}?|\\[a-z]+)*\))?"
+    r"(?:\((?:[A-Za-z\d,|=<> ]|_\{?\w+\}?|\\[a-z]+)*\))?"
+)
+_QUESTIONED = re.compile(
+    r"\\(?:max|min|gcd|lcm|det|sin|cos|tan|cot|sec|csc|log|ln|dim|deg|arg|operatorname)(?![A-Za-z])"
 )
 _NAMES = re.compile(r"\(?(?:[A-Za-z](?:_\{?\w+\}?)?|\\[a-z]+)(?: ?, ?(?:[A-Za-z](?:_\{?\w+\}?)?|\\[a-z]+|\\ldots))+\)?")
+
+
+def is_letter(name: str) -> bool:
+    """Whether a name is one letter, with an index or without."""
+    return bool(re.fullmatch(r"[A-Za-z](?:_\{?\w+\}?)?|\\[a-z]+", name))
+
+
+def asks(side: str) -> bool:
+    r"""Whether a question may ask for it, of more than one letter: ``m + n``, ``\cos\theta``, ``\gcd(a,b)``."""
+    letters = re.findall(r"(?<![\\A-Za-z])[A-Za-z](?![A-Za-z])", side)
+    return bool(_QUESTIONED.match(side)) or len(set(letters)) > 1
 
 
 def is_name(side: str) -> bool:

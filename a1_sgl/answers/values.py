@@ -13,8 +13,6 @@ from a1_sgl.answers.parse import Value
 
 BITS = 4000
 """Irrational numbers that agree in so many are equal."""
-WORKED_OUT = 20
-"""Highest degree of polynomials that are."""
 POINTS = 6
 """At so many points two expressions of variables have to agree."""
 
@@ -47,30 +45,48 @@ def minus(a: Value, b: Value) -> Any:
 
 
 def canonical(value: Value, factor: Fraction = Fraction(1)) -> str:
-    """The same text for equal values: a fraction, 25 digits of another number, a quotient of small polynomials.
-
-    Any other expression of variables is told by its values at some points.
-    """
+    """The same text for equal values: a fraction, 25 digits of another number, values at some points of a function."""
     value = times(value, factor)
     if isinstance(value, Fraction):
         return _written(value)
-    import sympy
-
     symbols = sorted(value.free_symbols, key=str)
     if not symbols:
-        return _digits(value)
-    if value.is_rational_function(*symbols) and _degree(value) <= WORKED_OUT:
-        return str(sympy.cancel(sympy.expand(value)))
-    names = ", ".join(map(str, symbols))
-    told = [_digits(one, 12) for point in _points(symbols, value) if (one := _at(value, point)) is not None]
-    return f"a function of {names}: {', '.join(told)}"
+        return _number(value)
+    told = fingerprint(value, symbols)
+    if told and len(set(told)) == 1:
+        return told[0]  # it does not depend on them
+    return f"a function of {', '.join(map(str, symbols))}: {', '.join(told)}"
+
+
+def fingerprint(value: Any, symbols: Sequence[Any]) -> list[str]:
+    """Its values at fixed points, whole and broken ones."""
+    points = _points(symbols, whole=True)[:4] + _points(symbols, whole=False)[-2:]
+    return [_number(found) for point in points if (found := _at(value, point)) is not None]
+
+
+def _number(value: Any) -> str:
+    """A fraction where it is one, else 25 digits."""
+    if value.is_Rational:
+        return _written(Fraction(int(value.p), int(value.q)))
+    if value.is_real:
+        near_by = Fraction(str(value.evalf(40, maxn=BITS))).limit_denominator(10**6)
+        if equal(value, near_by):
+            return _written(near_by)
+    return _digits(value)
+
+
+def ratios(gap: Any, symbols: Sequence[Any]) -> list[str]:
+    """Values at fixed points over the first that is not 0: the same for all multiples."""
+    found = [one for point in _points(symbols, whole=True) if (one := _at(gap, point)) is not None]
+    first = next((one for one in found if one != 0), None)
+    return [] if first is None else [_number(one / first) for one in found]
 
 
 def proportion(a: Any, b: Any) -> Fraction | None:
     """The number ``a / b`` where it is the same at all points; None where it is not, or irrational."""
     symbols = sorted(a.free_symbols | b.free_symbols, key=str)
     ratios = set()
-    for point in _points(symbols, a + b):
+    for point in _points(symbols, _is_whole(a + b)):
         up, down = _at(a, point), _at(b, point)
         if up is None or down is None:
             continue
@@ -96,7 +112,7 @@ def _is_zero(a: Any, b: Any) -> bool:
     if not symbols:
         return _vanishes(gap)
     known = 0
-    for point in _points(symbols, gap):
+    for point in _points(symbols, _is_whole(gap)):
         if (value := _at(gap, point)) is not None:
             if not _vanishes(value):
                 return False
@@ -125,13 +141,21 @@ def _at(value: Any, point: dict[Any, Any]) -> Any:
     return None if found.has(sympy.nan, sympy.zoo, sympy.oo) or found.free_symbols else found
 
 
-def _points(symbols: Sequence[Any], value: Any) -> list[dict[Any, Any]]:
-    """Fixed points, the same for the same variables; whole ones where functions of whole numbers are met."""
+def _is_whole(value: Any) -> bool:
+    """Whether functions of whole numbers are met in it."""
     import sympy
 
-    whole = value.has(sympy.floor, sympy.ceiling, sympy.factorial, sympy.binomial, sympy.Mod, sympy.Sum) or any(
-        power.base.is_negative for power in value.atoms(sympy.Pow)
+    return (
+        bool(value.has(sympy.floor, sympy.ceiling, sympy.factorial, sympy.factorial2, sympy.binomial, sympy.Mod))
+        or bool(value.has(sympy.Sum))
+        or any(power.base.is_negative for power in value.atoms(sympy.Pow))
     )
+
+
+def _points(symbols: Sequence[Any], whole: bool) -> list[dict[Any, Any]]:
+    """Fixed points, the same for the same variables; the last two of those that are not whole are negative."""
+    import sympy
+
     found = []
     for i in range(POINTS):
         rng = random.Random(f"{i}/{'/'.join(map(str, symbols))}")
@@ -141,16 +165,6 @@ def _points(symbols: Sequence[Any], value: Any) -> list[dict[Any, Any]]:
             sign = -1 if i >= POINTS - 2 else 1
             found.append({one: sympy.Rational(sign * rng.randint(20, 99), rng.randint(11, 19)) for one in symbols})
     return found
-
-
-def _degree(value: Any) -> float:
-    """No less than that of a quotient of polynomials, above and below together, without working it out."""
-    if value.is_Pow:
-        return abs(float(value.exp)) * _degree(value.base) if value.exp.is_Number else 0.0
-    if value.is_Symbol:
-        return 1.0
-    degrees = [_degree(one) for one in value.args]
-    return sum(degrees) if value.is_Mul else max(degrees, default=0.0)
 
 
 def _symbolic(value: Value) -> Any:
