@@ -46,8 +46,8 @@ class Question(_Record):
     meta: Mapping[str, Any] = Field(default_factory=dict)
 
     @classmethod
-    def of(cls, question: str | Question) -> Question:
-        """A question of one user message; its id is a hash of the text.
+    def of(cls, question: str | Question, answer: str | None = None) -> Question:
+        """A question of one user message, with its reference answer where it is known; its id is a hash of the text.
 
         Raises:
             ConfigError: the text is empty.
@@ -56,9 +56,8 @@ class Question(_Record):
             return question
         if not question.strip():
             raise ConfigError("the question is empty; there is nothing to solve")
-        return cls(
-            id=hashlib.sha256(question.encode()).hexdigest()[:12], messages=({"role": "user", "content": question},)
-        )
+        identity = hashlib.sha256(question.encode()).hexdigest()[:12]
+        return cls(id=identity, messages=({"role": "user", "content": question},), answer=answer)
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,11 @@ class Voter(Answered, Protocol):
         ...
 
     @property
+    def take_overs(self) -> int:
+        """How many of its chunks were handed over."""
+        ...
+
+    @property
     def text(self) -> str:
         """What it says."""
         ...

@@ -293,13 +293,14 @@ class State:
         if launcher is None or not self.launcher_alive():
             self.clear()
             return False
-        pid = launcher.pid
-        os.kill(pid, signal.SIGTERM)
+        # Of them themselves: the launcher takes the record away before it has ended.
+        owned = [(launcher.pid, launcher.born), *((one.pid, one.born) for one in self.runtimes())]
+        os.kill(launcher.pid, signal.SIGTERM)
         deadline = time.monotonic() + timeout
-        while self.launcher_alive() and time.monotonic() < deadline:
+        while any(alive(*one) for one in owned) and time.monotonic() < deadline:
             time.sleep(0.1)
-        if self.launcher_alive():
-            os.kill(pid, signal.SIGKILL)  # the runtimes notice and end themselves
+        if alive(*owned[0]):
+            os.kill(launcher.pid, signal.SIGKILL)  # the runtimes notice and end themselves
         self.clear()
         return True
 

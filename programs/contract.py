@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, cast
 
+from sglang.lang.backend.base_backend import BaseBackend
 from sglang.lang.interpreter import ProgramState
 from sglang.lang.ir import SglFunction
 
@@ -261,6 +262,12 @@ class Program:
             raise ConfigError(f"program {self.name} needs a gate, such as a1_sgl.conformal.make('marginal', 0.25)")
         if gate is not None and self.gate == "none":
             raise ConfigError(f"program {self.name} takes no gate")
+        if gate is not None and not (callable(gate) and hasattr(gate, "begin")):
+            raise ConfigError(f"a gate is one of a1_sgl.conformal, such as make('marginal', 0.25), not {gate!r}")
+        if backend is not None and not isinstance(backend, BaseBackend):
+            raise ConfigError(
+                f"a backend is a Backend, such as Backend.connect(draft=URL, target=URL), not {backend!r}"
+            )
         if unknown := [name for name in settings if name not in self.own and name not in _SAMPLING]:
             raise ConfigError(
                 f"program {self.name} has no parameter {unknown[0]!r}; it has {', '.join(self.own)}, and SGLang's "

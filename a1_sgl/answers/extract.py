@@ -108,6 +108,7 @@ _NOTHING = re.compile(
 )  # fmt: skip
 _REASON = re.compile(r"\.(?:\s|$)|\n|,?\s\(?(?:because|since|as|which|so|where we)\s|,\s+not\s|!\s|</?\w+>")
 _DISPLAY = re.compile(r"\s*(?:\\\[(.{1,2000}?)\\\]|\$\$(.{1,2000}?)\$\$)", re.DOTALL)
+_EMPTY = re.compile(r"\\f?(?:boxed|fbox|box)\s*\{\s*\}")
 _TELLING = re.compile(r"[\d\\$]|^\W*[A-Za-z]\W*$")
 """What looks like a value; words alone may be a remark on one."""
 
@@ -123,7 +124,7 @@ def _stated(text: str) -> str | None:
             continue
         shown = _DISPLAY.match(rest)
         value = _cleaned((shown[1] or shown[2]) if shown else _REASON.split(rest, maxsplit=1)[0])
-        if not value:
+        if not value or _EMPTY.fullmatch(value):
             continue
         if _TELLING.search(value):
             return value

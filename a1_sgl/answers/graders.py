@@ -45,12 +45,23 @@ def grade(name: str, answer: str | None, question: Question) -> Grade:
     """The grade of a chain's answer; no answer, or no reference to hold it against, is wrong."""
     if answer is None or question.answer is None:
         return Grade(False)
-    return GRADERS[name](answer, question.answer, question.meta)
+    return find_grader(name)(answer, question.answer, question.meta)
 
 
 def key(name: str, answer: str) -> str:
     """What a vote counts instead of the answer: equal answers have one, however they are written."""
-    return GRADERS[name](answer, "", {}).key or answer
+    return find_grader(name)(answer, "", {}).key or answer
+
+
+def find_grader(name: str) -> Callable[[str, str, Mapping[str, Any]], Grade]:
+    """The grader of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in GRADERS:
+        raise ValueError(f"unknown grader {name!r}; known: {', '.join(GRADERS)}")
+    return GRADERS[name]
 
 
 @lru_cache(maxsize=65536)
@@ -82,7 +93,7 @@ def explain(name: str, answer: str, gold: str, tolerance: float | None = None) -
 
     Steps of `normalise` that change neither are left out.
     """
-    both = (answer, gold)
+    grader, both = find_grader(name), (answer, gold)
     rows = [("as written", *both)]
     if name in ("math", "number"):
         for step, function in STEPS.items():
@@ -90,7 +101,7 @@ def explain(name: str, answer: str, gold: str, tolerance: float | None = None) -
             if both != before:
                 rows.append((f"normalised: {step}", *both))
         rows.append(("split", describe(split(both[0])), describe(split(both[1]))))
-    mine, theirs = (GRADERS[name](one, gold, {"tolerance": tolerance}) for one in (answer, gold))
+    mine, theirs = (grader(one, gold, {"tolerance": tolerance}) for one in (answer, gold))
     rows.append(("key", mine.key or "", theirs.key or ""))
     verdict = "right" if mine.correct else "wrong"
     rows.append(("verdict", f"{verdict}; {mine.note}" if mine.note else verdict, ""))

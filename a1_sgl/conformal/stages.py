@@ -115,6 +115,8 @@ class TwoStage:
         Raises:
             ValueError: a score that needs more than the draft's own evidence, or a number that is out of range.
         """
+        if not isinstance(gate, Gate):
+            raise ValueError(f"a first stage stands before a gate itself, not before a {type(gate).__name__}")
         if not first.by_draft:
             raise ValueError(f"a first stage goes by the draft's own evidence; score {first.name} needs more than that")
         if not 0 <= eta < gate.alpha:

@@ -43,8 +43,7 @@ class Backend(BaseBackend):  # type: ignore[misc]
             ConfigError: fewer than one chain in flight, or a deadline that is over at once.
         """
         super().__init__()
-        if deadline is not None and not deadline > 0:
-            raise ConfigError(f"a chain's deadline must be above 0 s, not {deadline}")
+        _check(in_flight, deadline)
         self.roles, self.deadline = roles, deadline
         self.admission = Admission(in_flight)
         self.scope = Scope()
@@ -68,7 +67,7 @@ class Backend(BaseBackend):  # type: ignore[misc]
             draft, target, verifier: where each listens; several URLs are runtimes of one model, among which the chains
                 are spread.
             in_flight: most chains at once.
-            deadline: seconds that a chain may take.
+            deadline: seconds that a chain may take once its prompt is computed.
             settings: how to speak to them.
             api_key: where they want one; `settings` can have it too.
 
@@ -83,6 +82,7 @@ class Backend(BaseBackend):  # type: ignore[misc]
         wanted = {name: urls for name, urls in named.items() if urls}
         if not {DRAFT, TARGET} & wanted.keys() or ("verifier" in wanted and len(wanted) < 3):
             raise ConfigError("name the runtimes: draft=URL, target=URL or both; a verifier comes beside a pair")
+        _check(in_flight, deadline)  # before anything is connected
         engines = wait(_engines(wanted, settings))
         if {DRAFT, TARGET} <= engines.keys():
             roles = Roles.pair(engines[DRAFT], engines[TARGET], engines.get("verifier"))
@@ -224,6 +224,13 @@ def _transcript(s: StreamExecutor) -> Transcript:
     transcript = (found if isinstance(found, Transcript) else Transcript()).caught_up(s.text_)
     s.variables[_TRANSCRIPT] = transcript
     return transcript
+
+
+def _check(in_flight: int, deadline: float | None) -> None:
+    if not isinstance(in_flight, int) or in_flight < 1:
+        raise ConfigError(f"at least one chain must be in flight, not {in_flight!r}")
+    if deadline is not None and not (isinstance(deadline, int | float) and deadline > 0):
+        raise ConfigError(f"a chain's deadline must be above 0 s, not {deadline!r}")
 
 
 def _with_key(settings: Settings, key: str) -> Settings:

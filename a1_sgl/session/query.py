@@ -70,6 +70,8 @@ class Query:
             ConfigError: no chain at all.
             ValueError: an unknown vote, rate or audit.
         """
+        if not isinstance(samples, int | Sequence) or isinstance(samples, str):
+            raise ConfigError(f"samples are how many chains or their numbers, not {samples!r}")
         if isinstance(samples, int) and samples < 1:
             raise ConfigError(f"a question needs at least one chain, not {samples}")
         numbers = tuple(range(samples)) if isinstance(samples, int) else tuple(samples)

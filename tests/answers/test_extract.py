@@ -91,7 +91,7 @@ def test_a_box_may_lack_its_braces(text, answer):
         ('The answer is definitely B.', 'B'),
         ('The answer is 5.</s>', '5'),
         ('The answer is __5__.', '5'),
-        ("The answer is below: 5", None), ("unanswered: 5", None),
+        ("The answer is \\boxed{}.", None), ("The answer is below: 5", None), ("unanswered: 5", None),
     ],
 )  # fmt: skip
 def test_an_answer_may_be_stated_without_a_box(text, answer):
