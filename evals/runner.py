@@ -126,6 +126,8 @@ class Eval:
             self.strategy.check(name, value)
         if self.gate_kind not in KNOWN:
             raise ConfigError(f"unknown gate {self.gate_kind!r}; known: {', '.join(KNOWN)}")
+        if self.certified and (self.card is None or self.card.certificate is None):
+            raise ConfigError("--certified needs a card with a certificate: --calibration, from a1 certify")
         if self.audit is not None and self.gate_kind != AUDITED:
             raise ConfigError(f"gate {self.gate_kind} asks for no audits, of any kind; gate {AUDITED} does")
         if self.audit == EXACT and self.task.audit != EXACT:

@@ -114,7 +114,7 @@ FirstStage = Annotated[
 ]
 CardPath = Annotated[
     Path | None,
-    typer.Option("--calibration", help="Card from `a1 calibrate`. [default: the gate starts from an empty bank]"),
+    typer.Option("--calibration", help="Card from `a1 calibrate`. [default: none; solve has the pocket pairs' own]"),
 ]
 
 

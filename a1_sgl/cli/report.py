@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from a1_sgl.cli import common, console
+from a1_sgl.errors import ConfigError
 
 
 def report(
@@ -21,6 +22,8 @@ def report(
     from a1_sgl.evals.report import write
     from a1_sgl.records import RunFolder
 
+    if out.suffix != ".html":
+        raise ConfigError(f"--out is the page itself, such as {out}.html, not {out}; its pictures go beside it")
     folders = {name: RunFolder.read(path) for name, path in common.short_names(runs).items()}
     for path in write(out, folders, title):
         console.print(str(path), highlight=False, markup=False, soft_wrap=True)

@@ -49,6 +49,8 @@ def a1(*arguments, cwd=None):
         (["tasks", "show", "chain", "--model", "/nowhere"], "--model /nowhere: no tokenizer there"),
         (["compare", "nowhere", "elsewhere"], "nowhere holds no run"),
         (["report", "nowhere"], "nowhere holds no run"),
+        (["report", "nowhere", "--out", "x"], "--out is the page itself, such as x.html, not x"),
+        (["eval", "--dry-run", "--certified"], "--certified needs a card with a certificate"),
         (["grade", "nowhere", "--judge", "http://127.0.0.1:9"], "nowhere holds no run"),
         (["eval", "--out", "x", "--questions", "0"], "questions must be at least 1, not 0"),
         (["eval", "--out", "x", "--questions", "-1"], "questions must be at least 1, not -1"),

@@ -20,7 +20,7 @@ def pair():
     [
         ({"gate": "adaptive-turn"}, r"a gate is one of a1_sgl\.conformal, such as make\(.*\), not 'adaptive-turn'"),
         ({"gate": 0.25}, "a gate is one of .*, not 0.25"),
-        ({"backend": "http://127.0.0.1:30001"}, r"a backend is a Backend, as Backend\.connect.*30001"),
+        ({"backend": "http://127.0.0.1:30001"}, r"a backend is a Backend, such as Backend\.connect.*30001"),
         ({"samples": 2.5}, "samples are how many chains or their numbers, not 2.5"),
         ({"samples": "3"}, "samples are how many chains or their numbers, not '3'"),
     ],
