@@ -187,9 +187,10 @@ class Rates:
     def selectivity(self, minimum: int = 4) -> float | None:
         """Share of the chunks handed over that hindsight would have handed over; None if none was, in any cell.
 
-        Hindsight knows all n scores of a (question, turn) cell and hands over the ``ceil(alpha * n)`` highest; equal
-        scores count as equally high. Cells of fewer than `minimum` chunks are left out. A gate that hands over at
-        random has a selectivity of about alpha, rounding up in small cells aside.
+        Hindsight knows all n scores of a (question, turn) cell and hands over the ``ceil(alpha * n)`` highest. Where it
+        has to choose among equal scores, each counts by the share of them that it takes: a cell whose scores are all
+        equal shows no gate to be selective. Cells of fewer than `minimum` chunks are left out. A gate that hands over
+        at random has a selectivity of about alpha, rounding up in small cells aside.
         """
         return self._against_hindsight(minimum)[0]
 
@@ -201,14 +202,17 @@ class Rates:
         cells: dict[Hashable, list[Decided]] = defaultdict(list)
         for decided in self.decisions:
             cells[decided.place.question, decided.place.turn].append(decided)
-        both = handed = wanted = 0
+        both, handed, wanted = 0.0, 0, 0
         for cell in cells.values():
             if len(cell) < minimum:
                 continue
-            least = sorted((d.score for d in cell), reverse=True)[hindsight(self.alpha, len(cell)) - 1]
-            both += sum(d.take_over and d.score >= least for d in cell)
+            count = hindsight(self.alpha, len(cell))
+            least = sorted((d.score for d in cell), reverse=True)[count - 1]
+            above = sum(d.score > least for d in cell)
+            share = (count - above) / sum(d.score == least for d in cell)
+            both += sum((d.score > least) + share * (d.score == least) for d in cell if d.take_over)
             handed += sum(d.take_over for d in cell)
-            wanted += sum(d.score >= least for d in cell)
+            wanted += count
         return (both / handed if handed else None), (both / wanted if wanted else None)
 
 

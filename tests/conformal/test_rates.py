@@ -257,7 +257,9 @@ def test_a_full_turn_of_a_budget_is_exact_and_draws_are_not_counted():
         ([1, 2, 3, 4], [0, 0, 1, 1], 0.25, 0.5, 1.0),
         ([1, 2, 3, 4], [0, 0, 0, 1], 0.5, 1.0, 0.5),
         ([1, 2, 3, 4], [0, 0, 0, 1], 0.3, 1.0, 0.5),  # ceil(1.2) = 2 are wanted
-        ([1, 4, 4, 4], [0, 1, 0, 0], 0.25, 1.0, 1 / 3),  # ties are equally high
+        ([1, 4, 4, 4], [0, 1, 0, 0], 0.25, 1 / 3, 1 / 3),  # hindsight takes one of three that are equal
+        ([4, 4, 4, 4], [0, 1, 0, 1], 0.5, 0.5, 0.5),
+        ([1, 4, 4, 9], [0, 1, 0, 1], 0.5, 0.75, 0.75),
         ([1, 2, 3, 4], [0, 0, 0, 0], 0.25, None, 0.0),
         ([1, 2, 3], [0, 0, 1], 0.25, None, None),  # too small a cell
         (list(range(25)), [0] * 18 + [1] * 7, 0.28, 1.0, 1.0),  # 0.28 * 25 is just above 7 as a float
@@ -277,13 +279,23 @@ def test_selectivity_is_that_of_brute_force(decisions, alpha, minimum):
         if len(like) < minimum:
             continue
         k = next(k for k in range(len(like) + 1) if k >= alpha * len(like) - 1e-9)
-        would = sum(d.score > one.score for d in like) < k
-        good += would and one.take_over
+        above, equal = (sum(test(d.score) for d in like) for test in (one.score.__lt__, one.score.__eq__))
+        would = min(1, max(0, k - above) / equal)  # of all ways to break ties
+        good += would * one.take_over
         handed += one.take_over
         wanted += would
     rates = Rates.of(alpha, decisions)
-    assert rates.selectivity(minimum) == (good / handed if handed else None)
-    assert rates.recall(minimum) == (good / wanted if wanted else None)
+    assert rates.selectivity(minimum) == (pytest.approx(good / handed) if handed else None)
+    assert rates.recall(minimum) == (pytest.approx(good / wanted) if wanted else None)
+
+
+@pytest.mark.parametrize("alpha", [0.25, 0.5])
+def test_where_scores_are_equal_no_gate_is_selective(alpha):
+    rng = random.Random(f"ties/{alpha}")
+    decisions = []
+    for question in range(500):
+        decisions += cell([1.0] * 4, [rng.random() < alpha for _ in range(4)], question)
+    assert Rates.of(alpha, decisions).selectivity() == pytest.approx(alpha)
 
 
 @pytest.mark.parametrize("alpha", [0.25, 0.6])
