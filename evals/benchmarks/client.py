@@ -131,13 +131,18 @@ def _served(to: str) -> Iterator[tuple[str, ...]]:
         with tempfile.TemporaryDirectory() as logs, serve(pocket_specs(), Path(logs)) as runtimes:
             yield tuple(one.url for one in runtimes)
     else:
-        command = [sys.executable, "-m", "a1_sgl.evals.benchmarks.fake_runtime"]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
-            assert server.stdout is not None
-            assert server.stdin is not None
-            url = server.stdout.readline().strip()
-            yield url, url
-            server.stdin.close()
+        with _fake() as draft, _fake() as target:
+            yield draft, target
+
+
+@contextlib.contextmanager
+def _fake() -> Iterator[str]:
+    command = [sys.executable, "-m", "a1_sgl.evals.benchmarks.fake_runtime"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        assert server.stdin is not None
+        yield server.stdout.readline().strip()
+        server.stdin.close()
 
 
 # --- one row ------------------------------------------------------------------------------------------------------
