@@ -175,9 +175,8 @@ def test_the_oracle_hands_over_the_highest_scores_of_each_question_and_turn(watc
     assert len(cells) == 20 * 6
     for cell in cells.values():
         assert [d.take_over for d in sorted(cell, key=lambda d: -d.score)] == [True, True, False, False]  # 1.2 of four
-    ties = sum(
-        sorted(d.score for d in cell)[1:3][0] == sorted(d.score for d in cell)[1:3][1] for cell in cells.values()
-    )
+    middle = [sorted(d.score for d in cell)[1:3] for cell in cells.values()]
+    ties = sum(one == other for one, other in middle)
     assert audit.selectivity() == pytest.approx(1 - ties / 4 / len(cells))  # of two equal ones it takes one
 
 
