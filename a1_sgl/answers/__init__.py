@@ -1,7 +1,8 @@
 """Answers: found in a chain's text, brought into one form, taken apart, read, and compared exactly.
 
-A stage a module: `extract`, `normalise`, `split`, `parse`, `compare`. `graders` puts them together, and `worker` is
-where algebra is done under a time limit.
+A stage a module: `extract`, `normalise` (with `arguments`), `split` into `nodes` (with `scan`, `quantity`, `units`),
+`parse`, `compare` (with `values`). `choice` reads options, `graders` puts all together, and `worker` has `algebra` done
+in a process of its own, under a time limit.
 """
 
 from a1_sgl.answers.extract import boxes, final_answer, stated_answer

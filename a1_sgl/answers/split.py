@@ -41,40 +41,9 @@ _LETTERS = re.compile(r"[A-Za-z]{3,}")
 _LEAD = re.compile(r"(?:\\text\{([^{}\d]*)\}|([A-Za-z]{2,}(?:[ ,]+[A-Za-z']+)*)) ?([:,]?) ?(?=[\d\\(\[{.$+-])")
 _IS = re.compile(r"([A-Za-z]{2,}(?: [A-Za-z']+)*? (?:is|are|equals)) (?=\S)")
 _CONCLUDES = re.compile(r"(?:^|\s)(?:is|are|be|equals|equal to|get|have|gives)$")
-_OPENING = frozenset(
-    [
-        "the",
-        "a",
-        "an",
-        "my",
-        "our",
-        "final",
-        "correct",
-        "right",
-        "exact",
-        "only",
-        "so",
-        "thus",
-        "hence",
-        "therefore",
-        "and",
-        "answer",
-        "value",
-        "result",
-        "solution",
-        "total",
-        "sum",
-        "number",
-        "exactly",
-        "there",
-        "are",
-        "is",
-        "it",
-        "we",
-        "get",
-        "have",
-        "answers",
-    ]
+_OPENING = re.compile(
+    r"the|a|an|my|our|final|correct|right|exact|only|so|thus|hence|therefore|and|answer|value"
+    r"|result|solution|total|sum|number|exactly|there|are|is|it|we|get|have|answers"
 )
 _AGAINST = re.compile(r"\b(?:not|no|never|least|most|more|less|fewer|than|half|twice|double|about|around|approximately"
                       r"|between|except|under|over|below|above|nearly|almost|or|of)\b")  # fmt: skip
@@ -106,9 +75,9 @@ def _leads(lead: re.Match[str]) -> bool:
     """Whether words only lead up to what follows: ``The area is``, ``Answer:``, ``Therefore,``."""
     said = (lead[1] or lead[2]).strip().lower()
     words = re.findall("[a-z']+", said)
-    if not words or ("of" not in words and _AGAINST.search(said)) or _AGAINST.search(said.replace(" of ", " ")):
+    if not words or _AGAINST.search(said.replace(" of ", " ")):  # the value of x, but not half of
         return False
-    told = bool(_CONCLUDES.search(said.rstrip(":,"))) or all(word in _OPENING for word in words)
+    told = bool(_CONCLUDES.search(said.rstrip(":,"))) or all(_OPENING.fullmatch(word) for word in words)
     return told or (bool(lead[1]) and (said.endswith(":") or lead[3] == ":") and len(words) < 5)
 
 
