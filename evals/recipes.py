@@ -12,8 +12,8 @@ from pathlib import Path
 
 import yaml
 
+from a1_sgl import reading
 from a1_sgl.errors import ConfigError
-from a1_sgl.evals import reading
 
 HERE = Path(__file__).parent / "recipes"
 RECIPES = tuple(sorted(path.stem for path in HERE.glob("*.yaml")))

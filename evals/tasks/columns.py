@@ -21,8 +21,8 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from a1_sgl import reading
 from a1_sgl.errors import ConfigError
-from a1_sgl.evals import reading
 from a1_sgl.evals.tasks.rows import Row
 
 LETTERS = "ABCDEFGHIJ"

@@ -26,9 +26,10 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from a1_sgl import reading
 from a1_sgl.answers import GRADERS
 from a1_sgl.errors import ConfigError
-from a1_sgl.evals import chain, exact, generated, reading, stories
+from a1_sgl.evals import chain, exact, generated, stories
 from a1_sgl.evals.tasks import columns, rows
 from a1_sgl.evals.tasks.columns import LETTERS, Checked, Fields, LevelRange
 from a1_sgl.evals.tasks.task import Levels, Messages, Task

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from a1_sgl import reading
 from a1_sgl.errors import ConfigError, first_line
-from a1_sgl.evals import reading
 
 MISSING = frozenset(("", "NA", "N/A", "n/a", "NaN", "nan", "None", "NULL", "null"))
 """Cells of a CSV file that say that there is no value: such a file has no other way to."""
