@@ -43,7 +43,7 @@ class Recipe:
             if wanted is not None and Path(wanted).name != model:
                 raise ConfigError(
                     f"recipe {self.name} is for {name} {wanted}, and the {name} runtime serves {model}; start it with "
-                    f"`python -m sglang.launch_server --model-path {wanted}`, or give the options without --recipe"
+                    f"`a1 launch --{name} {wanted}`, or give the options without --recipe"
                 )
 
 

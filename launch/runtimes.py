@@ -19,9 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from pydantic import BaseModel
 
-from a1_sgl.errors import ConfigError, RuntimeFault, why
+from a1_sgl.errors import RuntimeFault
 from a1_sgl.launch.cpu_engine import has_gpu
 from a1_sgl.launch.serve import WATCH
 
@@ -45,11 +44,44 @@ _KILLED = "somebody killed it, or the system did because memory ran out"
 
 @dataclass(frozen=True)
 class Spec:
-    """What to serve, and under which name."""
+    """What to serve.
+
+    Attributes:
+        name: what logs and errors call it; no two have the same.
+        model: a folder or a hub name.
+        flags: SGLang's own, in addition to those that every runtime is started with.
+        role: what it is found by; its name, unless several serve one role.
+        devices: the GPUs that it sees; none given, all of them.
+        after: names of those that must be healthy before it starts.
+        port: where it listens; None takes what is free.
+    """
 
     name: str
     model: str
     flags: tuple[str, ...] = ()
+    role: str = ""
+    devices: tuple[int, ...] = ()
+    after: tuple[str, ...] = ()
+    port: int | None = None
+
+    def command(self, port: int | str, gpu: bool) -> list[str]:
+        """What is run, on a machine with or without a GPU."""
+        # With metrics an answer says how long its request lay in the queue.
+        fixed = ("--log-level", "warning", "--enable-metrics", *(() if gpu else CPU_FLAGS))
+        return [sys.executable, "-m", "a1_sgl.launch.serve", "--model-path", self.model, "--port", str(port),
+                *fixed, *self.flags]  # fmt: skip
+
+    def environment(self, gpu: bool) -> dict[str, str]:
+        """What its environment has beside this process's."""
+        # Log-probabilities of what is generated are then at temperature 1, as those of a prompt are.
+        found = {"SGLANG_RETURN_ORIGINAL_LOGPROB": "1"}
+        if Path(self.model).is_dir():
+            found["HF_HUB_OFFLINE"] = "1"
+        if not gpu:
+            found |= {"SGLANG_USE_CPU_ENGINE": "1", "OMP_NUM_THREADS": "1"}
+        elif self.devices:
+            found["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self.devices))
+        return found
 
 
 @dataclass(frozen=True)
@@ -62,6 +94,11 @@ class Running:
     pid: int
     born: float
     log: str
+    role: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.role:
+            object.__setattr__(self, "role", self.name)
 
     def alive(self) -> bool:
         """Whether its process still runs."""
@@ -106,77 +143,70 @@ def serve(
         RuntimeFault: a runtime died or was not healthy in time; with the end of its log and the likely cause.
     """
     logs.mkdir(parents=True, exist_ok=True)
-    processes: list[subprocess.Popen[bytes]] = []
+    started: dict[str, tuple[subprocess.Popen[bytes], Running]] = {}
     try:
-        running = []
-        for spec in specs:
-            process, one = _start(spec, logs)
-            processes.append(process)
-            running.append(one)
-        _wait(running, processes, timeout, progress)
-        yield running
+        _start_all(specs, started, logs, timeout, progress)
+        yield [started[spec.name][1] for spec in specs]
     finally:
-        _stop(processes)
-        for spec in specs:
-            shutil.rmtree(_metrics(spec, logs), ignore_errors=True)
+        _stop([process for process, _ in started.values()])
+        for name in started:
+            shutil.rmtree(_metrics(name, logs), ignore_errors=True)
 
 
-def _metrics(spec: Spec, logs: Path) -> Path:
-    """Where a runtime's processes count together; left to itself it makes a folder that nobody takes away again."""
-    return (logs / f"{spec.name}.metrics").resolve()
-
-
-def _start(spec: Spec, logs: Path) -> tuple[subprocess.Popen[bytes], Running]:
-    port, log = _free_port(), logs / f"{spec.name}.log"
-    if log.exists():  # that of the last one may be what says why it ended
-        log.replace(log.with_suffix(".previous.log"))
-    local = Path(spec.model).is_dir()
-    command = [sys.executable, "-m", "a1_sgl.launch.serve", "--model-path", spec.model, "--port", str(port)]
-    # With metrics an answer says how long its request lay in the queue.
-    command += ["--log-level", "warning", "--enable-metrics", *(() if has_gpu() else CPU_FLAGS), *spec.flags]
-    metrics = _metrics(spec, logs)
-    shutil.rmtree(metrics, ignore_errors=True)
-    metrics.mkdir()
-    environment = (
-        os.environ | {WATCH: "1", "PROMETHEUS_MULTIPROC_DIR": str(metrics)} | ({"HF_HUB_OFFLINE": "1"} if local else {})
-    )
-    # Log-probabilities of what is generated are then at temperature 1, as those of a prompt are.
-    environment["SGLANG_RETURN_ORIGINAL_LOGPROB"] = "1"
-    if not has_gpu():
-        environment |= {"SGLANG_USE_CPU_ENGINE": "1", "OMP_NUM_THREADS": "1"}
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,
-        )
-    born = psutil.Process(process.pid).create_time()
-    return process, Running(spec.name, spec.model, f"http://127.0.0.1:{port}", process.pid, born, str(log))
-
-
-def _wait(
-    running: Sequence[Running],
-    processes: Sequence[subprocess.Popen[bytes]],
+def _start_all(
+    specs: Sequence[Spec],
+    started: dict[str, tuple[subprocess.Popen[bytes], Running]],
+    logs: Path,
     timeout: float,
     progress: Callable[[Mapping[str, str]], None] | None,
 ) -> None:
-    started, state = time.monotonic(), dict.fromkeys((one.name for one in running), "starting")
+    """Starts each when those it comes after are healthy, until all are."""
+    begun, state = time.monotonic(), {spec.name: f"waits for {' and '.join(spec.after)}" for spec in specs}
     while set(state.values()) != {"healthy"}:
-        waited = time.monotonic() - started
-        for one, process in zip(running, processes, strict=True):
+        waited = time.monotonic() - begun
+        for spec in specs:
+            if spec.name not in started:
+                if any(state[name] != "healthy" for name in spec.after):
+                    continue
+                started[spec.name] = _start(spec, logs)
+            process, one = started[spec.name]
             if process.poll() is not None:
                 raise RuntimeFault(_post_mortem(one, f"ended with status {process.returncode} while starting"))
-            if state[one.name] != "healthy":
-                state[one.name] = "healthy" if one.healthy() else f"starting, {waited:.0f} s"
+            if state[spec.name] != "healthy":
+                state[spec.name] = "healthy" if one.healthy() else f"starting, {waited:.0f} s"
         if waited > timeout:
-            late = next(one for one in running if state[one.name] != "healthy")
+            late = next(one for _, one in started.values() if state[one.name] != "healthy")
             raise RuntimeFault(_post_mortem(late, f"was not healthy after {timeout:.0f} s"))
         if progress is not None:
             progress(state)
         time.sleep(0.5)
+
+
+def _metrics(name: str, logs: Path) -> Path:
+    """Where a runtime's processes count together; left to itself it makes a folder that nobody takes away again."""
+    return (logs / f"{name}.metrics").resolve()
+
+
+def _start(spec: Spec, logs: Path) -> tuple[subprocess.Popen[bytes], Running]:
+    port, log = spec.port or _free_port(), logs / f"{spec.name}.log"
+    if log.exists():  # that of the last one may be what says why it ended
+        log.replace(log.with_suffix(".previous.log"))
+    metrics = _metrics(spec.name, logs)
+    shutil.rmtree(metrics, ignore_errors=True)
+    metrics.mkdir()
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            spec.command(port, has_gpu()),
+            stdin=subprocess.PIPE,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=os.environ | spec.environment(has_gpu()) | {WATCH: "1", "PROMETHEUS_MULTIPROC_DIR": str(metrics)},
+            start_new_session=True,
+        )
+    born = psutil.Process(process.pid).create_time()
+    return process, Running(
+        spec.name, spec.model, f"http://127.0.0.1:{port}", process.pid, born, str(log), spec.role or spec.name
+    )
 
 
 def obituary(one: Running) -> str:
@@ -222,98 +252,3 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-# --- where they are -------------------------------------------------------------------------------------------
-
-
-class _Launcher(BaseModel):
-    pid: int
-    born: float
-
-
-class Ended(BaseModel):
-    """That runtimes ended by themselves: when, in seconds since the epoch, how, and the logs that are left, by name."""
-
-    at: float
-    what: str
-    logs: dict[str, str]
-
-
-class _Record(BaseModel):
-    launcher: _Launcher | None = None
-    runtimes: list[Running] = []
-    ended: Ended | None = None
-
-
-class State:
-    """The file that says which runtimes a launcher holds, so that other commands find them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.path = folder / "runtimes.json"
-
-    def write(self, running: Sequence[Running]) -> None:
-        """Records `running`, with this process as their launcher."""
-        me = psutil.Process()
-        self._write(_Record(launcher=_Launcher(pid=me.pid, born=me.create_time()), runtimes=list(running)))
-
-    def _write(self, record: _Record) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        draft = self.path.with_suffix(".tmp")
-        draft.write_text(record.model_dump_json(indent=2) + "\n")
-        draft.replace(self.path)
-
-    def runtimes(self) -> list[Running]:
-        """The recorded runtimes, dead ones included; none if there is no file.
-
-        Raises:
-            ConfigError: the file cannot be read.
-        """
-        return self._read().runtimes
-
-    def end(self, what: str) -> None:
-        """Records why the runtimes ended; they stay on record, and `ended` says it."""
-        files = {path.stem: str(path) for path in (self.folder / "logs").glob("*.log")}
-        self._write(self._read().model_copy(update={"ended": Ended(at=time.time(), what=what, logs=files)}))
-
-    @property
-    def ended(self) -> Ended | None:
-        """Why the runtimes that are on record ended by themselves, if they did."""
-        return self._read().ended
-
-    def launcher_alive(self) -> bool:
-        """Whether the launcher still runs."""
-        launcher = self._read().launcher
-        return launcher is not None and alive(launcher.pid, launcher.born)
-
-    def stop(self, timeout: float = 15.0) -> bool:
-        """Ends the launcher and with it its runtimes; False if there was none."""
-        launcher = self._read().launcher
-        if launcher is None or not self.launcher_alive():
-            self.clear()
-            return False
-        # Of them themselves: the launcher takes the record away before it has ended.
-        owned = [(launcher.pid, launcher.born), *((one.pid, one.born) for one in self.runtimes())]
-        os.kill(launcher.pid, signal.SIGTERM)
-        deadline = time.monotonic() + timeout
-        while any(alive(*one) for one in owned) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        if alive(*owned[0]):
-            os.kill(launcher.pid, signal.SIGKILL)  # the runtimes notice and end themselves
-        self.clear()
-        return True
-
-    def clear(self) -> None:
-        """Forgets the runtimes."""
-        self.path.unlink(missing_ok=True)
-
-    def _read(self) -> _Record:
-        try:
-            return _Record.model_validate_json(self.path.read_bytes())
-        except FileNotFoundError:
-            return _Record()
-        except (OSError, ValueError) as error:
-            raise ConfigError(
-                f"{self.path} cannot be read ({why(error)}); delete it if no launcher is running"
-            ) from error

@@ -8,7 +8,7 @@ otherwise tokens that no text has, so that a model which writes any id at all is
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,7 +25,16 @@ TEMPLATE = (
 
 @dataclass(frozen=True)
 class Shape:
-    """A Qwen2 model's dimensions, from its published ``config.json``."""
+    """A dense model's dimensions, from its published ``config.json``: Qwen2's, or a Llama's where `bias` is False.
+
+    Attributes:
+        layers, hidden, inner, heads, kv_heads, vocabulary: as they are called.
+        tied: whether input and output embeddings are one.
+        context: longest sequence.
+        dtype: of its weights.
+        head: width of a head, where it is not `hidden` over `heads`.
+        bias: whether queries, keys and values have one.
+    """
 
     layers: int
     hidden: int
@@ -36,26 +45,30 @@ class Shape:
     tied: bool = False
     context: int = 32_768
     dtype: str = "bfloat16"
+    head: int = 0
+    bias: bool = True
 
     @property
     def parameters(self) -> int:
-        """How many weights it has."""
-        size = self.hidden // self.heads
+        """How many weights it has; norms of queries and keys, a few hundred a layer, are left out."""
+        size = self.head or self.hidden // self.heads
         width = self.heads * size
         kv = self.kv_heads * size
-        attention = self.hidden * (width + 2 * kv) + width + 2 * kv + width * self.hidden
+        attention = self.hidden * (width + 2 * kv) + self.bias * (width + 2 * kv) + width * self.hidden
         layer = attention + 3 * self.hidden * self.inner + 2 * self.hidden
         return self.layers * layer + self.hidden + (1 if self.tied else 2) * self.vocabulary * self.hidden
 
     def config(self) -> dict[str, Any]:
         """As transformers has it."""
         return {
-            "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_act": "silu",
+            "architectures": ["Qwen2ForCausalLM" if self.bias else "LlamaForCausalLM"],
+            "model_type": "qwen2" if self.bias else "llama", "hidden_act": "silu",
             "hidden_size": self.hidden, "intermediate_size": self.inner, "num_hidden_layers": self.layers,
             "num_attention_heads": self.heads, "num_key_value_heads": self.kv_heads, "vocab_size": self.vocabulary,
             "max_position_embeddings": self.context, "rms_norm_eps": 1e-6, "rope_theta": 1e6,
             "tie_word_embeddings": self.tied, "torch_dtype": self.dtype, "initializer_range": 0.02,
             "bos_token_id": None, "eos_token_id": SPECIAL.index("<|im_end|>"), "use_sliding_window": False,
+            **({"head_dim": self.head} if self.head else {}),
         }  # fmt: skip
 
 
@@ -67,7 +80,25 @@ SHAPES = {
     "small": Shape(2, 64, 172, 4, 4, 640, tied=True, context=1024, dtype="float32"),
     "large": Shape(16, 128, 344, 4, 4, 640, tied=True, context=1024, dtype="float32"),
 }
-"""By name. QwQ-32B is of the shape of qwen2.5-32b. The last two are the pocket pair's, for a machine without a GPU."""
+"""By name. The last two are the pocket pair's, for a machine without a GPU."""
+
+_LLAMA_8B = Shape(32, 4096, 14_336, 32, 8, 128_256, context=131_072, bias=False)
+PUBLISHED = {
+    "Qwen/Qwen2.5-1.5B-Instruct": SHAPES["qwen2.5-1.5b"],
+    "Qwen/Qwen2.5-7B-Instruct": SHAPES["qwen2.5-7b"],
+    "Qwen/Qwen2.5-32B-Instruct": SHAPES["qwen2.5-32b"],
+    "Qwen/QwQ-32B": replace(SHAPES["qwen2.5-32b"], context=40_960),
+    "Qwen/Qwen3-1.7B": Shape(28, 2048, 6144, 16, 8, 151_936, tied=True, context=40_960, head=128, bias=False),
+    "Qwen/Qwen3-32B": Shape(64, 5120, 25_600, 64, 8, 151_936, context=40_960, head=128, bias=False),
+    "simplescaling/s1.1-32B": SHAPES["qwen2.5-32b"],
+    "meta-llama/Llama-3.1-8B-Instruct": _LLAMA_8B,
+    "deepseek-ai/DeepSeek-R1-Distill-Llama-8B": _LLAMA_8B,
+    "deepseek-ai/DeepSeek-R1-Distill-Llama-70B": Shape(
+        80, 8192, 28_672, 64, 8, 128_256, context=131_072, bias=False
+    ),
+    "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": replace(SHAPES["qwen2.5-1.5b"], tied=False, context=131_072),
+}  # fmt: skip
+"""By hub name, so that what a pair needs is known without asking the hub."""
 
 
 def write(name: str, folder: Path) -> Path:

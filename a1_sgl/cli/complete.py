@@ -77,11 +77,12 @@ def tasks(incomplete: str) -> Found:
     return _matching(incomplete, [(name, "") for name in TASKS]) or _files(incomplete, (".yaml", ".yml"))
 
 
-def pairs(incomplete: str) -> Found:
-    """Tasks that have a pocket pair."""
-    from a1_sgl.launch.pocket import PAIRS
+def launches(incomplete: str) -> Found:
+    """Launch recipes, and files."""
+    from a1_sgl.launch.recipes import RECIPES, find_recipe
 
-    return _matching(incomplete, ((name, "") for name in PAIRS))
+    found = _matching(incomplete, ((name, find_recipe(name).about) for name in RECIPES))
+    return found or _files(incomplete, (".yaml", ".yml"))
 
 
 def programs(incomplete: str) -> Found:

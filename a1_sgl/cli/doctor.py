@@ -4,25 +4,46 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Annotated
 
 import psutil
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from a1_sgl.cli import common, console
+from a1_sgl.cli import common, complete, console
 from a1_sgl.cli.runtimes import Runtimes, takes_runtimes
-from a1_sgl.errors import A1Error
+from a1_sgl.errors import A1Error, ConfigError
 
 if TYPE_CHECKING:
     from a1_sgl.engine import Settings
+    from a1_sgl.launch.recipes import Recipe
+
+_COLOURS = {"ok": "green", "none": "yellow", "tight": "yellow", "unknown": "yellow", "wrong": "red"}
+_QUESTION = 256
+"""Tokens of a question, when nothing else is known."""
 
 
 @takes_runtimes
-def doctor(runtimes: Runtimes, as_json: common.Json = False) -> None:
-    """Check the installation, the machine, and the runtimes if there are any; exit status 1 if something is wrong."""
+def doctor(
+    runtimes: Runtimes,
+    recipe: Annotated[
+        str | None,
+        typer.Argument(help="A launch recipe: will it fit, will A1 pay?", autocompletion=complete.launches),
+    ] = None,
+    gpus: Annotated[
+        str | None, typer.Option(metavar="COUNTxGIB", help="GPUs for the recipe, such as 2x80. [default: those here]")
+    ] = None,
+    length: Annotated[
+        int | None, typer.Option(help="Tokens of the longest chain. [default: all turns of the recipe of that name]")
+    ] = None,
+    as_json: common.Json = False,
+) -> None:
+    """Check the installation, the machine, and the runtimes if there are any; exit status 1 if something is wrong.
+
+    With a launch recipe: whether its weights fit, and the KV cache of so many chains (--in-flight) of that length.
+    """
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column()
     table.add_column()
@@ -31,8 +52,7 @@ def doctor(runtimes: Runtimes, as_json: common.Json = False) -> None:
 
     def note(name: str, state: str, what: str) -> None:
         found.append({"name": name, "state": state, "says": what})
-        colour = {"ok": "green", "none": "yellow", "wrong": "red"}[state]
-        table.add_row(name, Text(state, style=colour), Text(what))
+        table.add_row(name, Text(state, style=_COLOURS[state]), Text(what))
 
     def check(name: str, probe: Callable[[], str]) -> None:
         nonlocal wrong
@@ -47,6 +67,12 @@ def doctor(runtimes: Runtimes, as_json: common.Json = False) -> None:
     check("engine", _engine)
     check("machine", lambda: f"{os.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB memory")
     check("pocket pairs", _pocket)
+    if recipe is not None:
+        for name, state, what in _fits(recipe, gpus, length, runtimes):
+            wrong += state == "wrong"
+            note(name, state, what)
+    elif gpus is not None or length is not None:
+        raise ConfigError("--gpus and --length are for a launch recipe; name one, see `a1 recipes`")
     try:
         where = runtimes.urls(("draft", "target"))
     except A1Error as error:
@@ -87,6 +113,38 @@ def _pocket() -> str:
     for task in PAIRS:
         pocket_specs(task)
     return f"weights for {' and '.join(PAIRS)} are here"
+
+
+def _fits(name: str, gpus: str | None, length: int | None, runtimes: Runtimes) -> Iterator[tuple[str, str, str]]:
+    """How each role of the recipe stands, and what is known of whether A1 pays on its target."""
+    from a1_sgl.evals.speed.rho import ALPHA, CHUNK, Rho
+    from a1_sgl.launch.devices import devices, planned
+    from a1_sgl.launch.fit import Load, fits
+    from a1_sgl.launch.recipes import find_recipe
+
+    recipe = find_recipe(name)
+    here = devices() if gpus is None else planned(gpus)
+    load = Load(runtimes.in_flight, length if length is not None else _longest(recipe))
+    for fit in fits(recipe, here, load, psutil.virtual_memory().total / 2**30):
+        change = f"; what would: {fit.change}" if fit.change else ""
+        yield f"{fit.role} fits", fit.state, fit.says + change
+    if recipe.target is not None:
+        found = Rho.find(runtimes.state)
+        if found is None or found.model.rstrip("/").rpartition("/")[2] != recipe.target.model.rpartition("/")[2]:
+            yield "A1 pays", "none", "not measured on this target; with it running, `a1 bench rho` says in two minutes"
+        else:
+            yield "A1 pays", "ok", found.says(runtimes.in_flight, CHUNK, ALPHA)
+
+
+def _longest(recipe: Recipe) -> int:
+    """T x (K_d + K_t) and a question: of the eval recipe of that name, else of program a1 as it is."""
+    from a1_sgl.evals.recipes import RECIPES, find_recipe
+    from a1_sgl.programs import find_program
+
+    program, given = find_program("a1"), find_recipe(recipe.name).parameters if recipe.name in RECIPES else {}
+    own = ("turns", "draft_tokens", "target_tokens")
+    turns, draft, target = (int(given.get(name, program.default(name))) for name in own)
+    return turns * (draft + target) + _QUESTION
 
 
 async def _runtime(name: str, url: str, settings: Settings) -> str:

@@ -3,48 +3,107 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.live import Live
 from rich.table import Table
+from typer.core import TyperGroup
 
 from a1_sgl.cli import common, complete, console
 from a1_sgl.cli.app import App
 from a1_sgl.cli.common import STATE, StateDir
 from a1_sgl.errors import ConfigError, RuntimeFault
-from a1_sgl.launch.pocket import PAIRS, pocket_specs
-from a1_sgl.launch.runtimes import Running, State, obituary, serve
+from a1_sgl.launch import devices
+from a1_sgl.launch.layout import lay_out, specs
+from a1_sgl.launch.recipes import Recipe, find_recipe, recipe_of
+from a1_sgl.launch.runtimes import Running, Spec, obituary, serve
+from a1_sgl.launch.state import State
 
-app = App(help="Start, find and stop SGLang runtimes.", no_args_is_help=True)
+
+class Launch(TyperGroup):
+    """Takes whatever is no command for what `start` is to start, and what is after ``--`` for flags of the servers."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As Typer's."""
+        if args and args[0] not in self.commands and args[0] != "--help":
+            args = ["start", *args]
+        if "--" in args:
+            at = args.index("--")
+            args = [*args[:at], *(f"--both-flags={word}" for word in args[at + 1 :])]
+        return super().parse_args(ctx, args)
+
+
+app = App(
+    cls=Launch, help="Start, find and stop SGLang runtimes.", no_args_is_help=True,
+    epilog="`a1 launch RECIPE` and `a1 launch --draft MODEL --target MODEL` start them; see `a1 launch start --help`.",
+)  # fmt: skip
 
 
 @app.command()
-def pocket(
-    detach: Annotated[bool, typer.Option(help="Leave the runtimes running in the background.")] = False,
-    task: Annotated[
-        str, typer.Option(help=f"Whose pair: {' or '.join(PAIRS)}.", autocompletion=complete.pairs)
-    ] = PAIRS[0],
+def start(
+    recipe: Annotated[
+        str | None,
+        typer.Argument(
+            help="What to serve: see `a1 recipes`; or a YAML file of yours.", autocompletion=complete.launches
+        ),
+    ] = None,
+    draft: Annotated[str | None, typer.Option(metavar="MODEL", help="The draft: a folder or a hub name.")] = None,
+    target: Annotated[str | None, typer.Option(metavar="MODEL", help="The target.")] = None,
+    verifier: Annotated[str | None, typer.Option(metavar="MODEL", help="A third model that verifies.")] = None,
+    draft_flags: Annotated[str, typer.Option(metavar="FLAGS", help="More flags of its SGLang server, in quotes.")] = "",
+    target_flags: Annotated[str, typer.Option(metavar="FLAGS", help="Those of the target.")] = "",
+    verifier_flags: Annotated[str, typer.Option(metavar="FLAGS", help="Those of the verifier.")] = "",
+    both_flags: Annotated[list[str] | None, typer.Option(hidden=True)] = None,
+    gpus: Annotated[
+        str | None, typer.Option(metavar="COUNTxGIB", help="Plan for these GPUs, such as 2x80. [default: those here]")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the servers' commands and start nothing.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Leave the runtimes running in the background.")] = False,
+    timeout: Annotated[float, typer.Option(help="Seconds until all must be healthy, downloads included.")] = 1800.0,
     state: StateDir = STATE,
     as_json: common.Json = False,
 ) -> None:
-    """Serve a pocket pair: a small draft and target that come with the project."""
-    specs = pocket_specs(task)
+    """Serve a recipe's pair, or two models of your own; what follows `--` are SGLang flags of all of them."""
+    models = {"draft": draft, "target": target, "verifier": verifier}
+    flags = {"draft": draft_flags, "target": target_flags, "verifier": verifier_flags}
+    wanted = _wanted(recipe, {role: model for role, model in models.items() if model is not None}, flags, both_flags)
+    if gpus is not None and not dry_run:
+        raise ConfigError("--gpus plans for a machine that is not this one; give --dry-run with it")
+    here = devices.devices() if gpus is None else devices.planned(gpus)
+    plan = specs(wanted, here)
+    if any(flags.values()) or both_flags or (recipe is not None and recipe.endswith((".yaml", ".yml"))):
+        from a1_sgl.launch.flags import check
+
+        for spec in plan:
+            check(spec)
+    if dry_run:
+        _print_commands(lay_out(wanted, here), plan, bool(here), as_json)
+        return
     store = State(state)
     if store.launcher_alive():
         raise ConfigError(f"runtimes are already launched ({store.path}); stop them with `a1 launch stop`")
     if detach:
-        _show(store, _detached(task, state, as_json), as_json)
+        again = [*([recipe] if recipe is not None else []), "--timeout", str(timeout), "--state", str(state)]
+        for role in models:
+            again += [f"--{role}={models[role]}"] if models[role] is not None else []
+            again += [f"--{role}-flags={flags[role]}"] if flags[role] else []
+        _show(store, _detached([*again, "--", *(both_flags or ())], state, as_json), as_json)
         return
     waiting = contextlib.nullcontext() if as_json else watching()
-    with terminate_on_sigterm(), waiting as progress, serve(specs, state / "logs", progress=progress) as running:
+    with (
+        terminate_on_sigterm(),
+        waiting as progress,
+        serve(plan, state / "logs", timeout=timeout, progress=progress) as running,
+    ):
         store.write(running)
         try:
             _show(store, running, as_json)
@@ -83,6 +142,41 @@ def status(state: StateDir = STATE, as_json: common.Json = False) -> None:
         raise typer.Exit(1)
 
 
+def _wanted(name: str | None, models: Mapping[str, str], flags: Mapping[str, str], both: list[str] | None) -> Recipe:
+    """The recipe that is named, with what the command line changes; without one, the models alone."""
+    if name is None and not models:
+        raise ConfigError("say what to serve: a recipe (see `a1 recipes`), or --draft MODEL --target MODEL")
+    recipe = find_recipe(name) if name is not None else recipe_of(models)
+    more = {role: _split(role, text) for role, text in flags.items()}
+    return recipe.changed(models, {role: [*(both or []) * (role in recipe.parts), *more[role]] for role in more})
+
+
+def _split(role: str, text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise ConfigError(f"--{role}-flags {text!r}: {error}") from None
+
+
+def _print_commands(recipe: Recipe, plan: Sequence[Spec], gpu: bool, as_json: bool) -> None:
+    """What would be run, as a shell takes it."""
+    commands = {spec.name: (spec.environment(gpu), spec.command(spec.port or "PORT", gpu)) for spec in plan}
+    if as_json:
+        common.as_json({
+            "recipe": recipe.model_dump(exclude_none=True),
+            "runtimes": [asdict(spec) | {"environment": commands[spec.name][0], "command": commands[spec.name][1]}
+                         for spec in plan],
+        })  # fmt: skip
+        return
+    for spec in plan:
+        environment, command = commands[spec.name]
+        where = f" on GPU {', '.join(map(str, spec.devices))}" if spec.devices else "" if gpu else " on the CPU"
+        after = f", when the {' and the '.join(spec.after)} is healthy" if spec.after else ""
+        words = [*(f"{name}={value}" for name, value in environment.items()), "python", *command[1:]]
+        console.print(f"# {spec.name}: {spec.model}{where}{after}", highlight=False, markup=False, soft_wrap=True)
+        console.print(shlex.join(words), highlight=False, markup=False, soft_wrap=True)
+
+
 def _show(store: State, running: list[Running], as_json: bool) -> bool:
     """The runtimes, and why they ended if they did; True if there are some and all are healthy."""
     states = {one.name: "healthy" if one.healthy() else "not answering" if one.alive() else "dead" for one in running}
@@ -105,13 +199,13 @@ def _show(store: State, running: list[Running], as_json: bool) -> bool:
     return set(states.values()) == {"healthy"}
 
 
-def _detached(task: str, state: Path, quiet: bool) -> list[Running]:
+def _detached(arguments: Sequence[str], state: Path, quiet: bool) -> list[Running]:
     """Starts a launcher of its own session and waits until its runtimes are healthy."""
     store, log = State(state), state / "logs" / "launcher.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as out:
         launcher = subprocess.Popen(
-            [sys.executable, "-m", "a1_sgl.cli", "launch", "pocket", "--task", task, "--state", str(state)],
+            [sys.executable, "-m", "a1_sgl.cli", "launch", "start", *arguments],
             stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
     with contextlib.nullcontext() if quiet else watching() as progress:
@@ -121,7 +215,7 @@ def _detached(task: str, state: Path, quiet: bool) -> list[Running]:
                 if launcher.poll() is not None:
                     raise RuntimeFault(log.read_text(errors="replace").strip() or "the launcher ended without a word")
                 if progress is not None:
-                    progress({"pair": f"starting, {time.monotonic() - started:.0f} s"})
+                    progress({"runtimes": f"starting, {time.monotonic() - started:.0f} s"})
                 time.sleep(0.5)
         except BaseException:
             launcher.terminate()

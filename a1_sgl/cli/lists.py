@@ -63,10 +63,17 @@ def votes(as_json: common.Json = False) -> None:
 
 
 def recipes(as_json: common.Json = False) -> None:
-    """List recipes: options of `a1 eval` and `a1 calibrate`, as `--recipe NAME`."""
-    from a1_sgl.evals.recipes import RECIPES, find_recipe
+    """List recipes: how a pair is served, as `a1 launch NAME`; and options of `a1 eval`, as `--recipe NAME`."""
+    from a1_sgl.evals import recipes as evals
+    from a1_sgl.launch import recipes as launch
 
-    _show({"recipe": {name: find_recipe(name).about for name in RECIPES}}, as_json)
+    _show(
+        {
+            "launch recipe": {name: launch.find_recipe(name).about for name in launch.RECIPES},
+            "recipe": {name: evals.find_recipe(name).about for name in evals.RECIPES},
+        },
+        as_json,
+    )
 
 
 def scores(as_json: common.Json = False) -> None:

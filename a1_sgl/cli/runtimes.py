@@ -15,7 +15,7 @@ import typer
 
 from a1_sgl.cli.common import STATE, StateDir
 from a1_sgl.errors import ConfigError, first_line
-from a1_sgl.launch.runtimes import State
+from a1_sgl.launch.state import State
 
 if TYPE_CHECKING:
     from a1_sgl.engine import Settings

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from a1_sgl.errors import ConfigError
-from a1_sgl.launch.cpu_engine import has_gpu
+from a1_sgl.launch.devices import devices
+from a1_sgl.launch.layout import specs
+from a1_sgl.launch.recipes import find_recipe
 from a1_sgl.launch.runtimes import Spec, serve
 
 if TYPE_CHECKING:
@@ -21,8 +23,8 @@ if TYPE_CHECKING:
 _HERE = Path(__file__).parent
 
 
-PAIRS = ("chain", "stories")
-"""Tasks that have a pair."""
+PAIRS = {"chain": "pocket", "stories": "pocket-stories"}
+"""Tasks that have a pair, and the launch recipe that serves it."""
 
 
 def pocket_specs(task: str = "chain") -> tuple[Spec, Spec]:
@@ -33,13 +35,8 @@ def pocket_specs(task: str = "chain") -> tuple[Spec, Spec]:
     """
     if task not in PAIRS:
         raise ConfigError(f"task {task!r} has no pocket pair; these have: {', '.join(PAIRS)}")
-    # On a GPU the two share one device; by default each would take most of its memory.
-    flags = ("--mem-fraction-static", "0.2") if has_gpu() else ()
-    specs = tuple(Spec(role, str(_HERE / task / role), flags) for role in ("draft", "target"))
-    for spec in specs:
-        if not (Path(spec.model) / "model.safetensors").exists():
-            raise ConfigError(f"{spec.model} holds no weights; they come with a1-sgl: install it again")
-    return specs[0], specs[1]
+    found = {spec.role: spec for spec in specs(find_recipe(PAIRS[task]), devices())}
+    return found["draft"], found["target"]
 
 
 def card_path(task: str) -> Path:

@@ -23,7 +23,8 @@ from a1_sgl.evals.runner import Eval
 from a1_sgl.evals.tasks import find_task
 from a1_sgl.launch import cpu_engine
 from a1_sgl.launch.pocket import PAIRS, card_path, pocket_specs
-from a1_sgl.launch.runtimes import Running, Spec, State, serve
+from a1_sgl.launch.runtimes import Running, Spec, serve
+from a1_sgl.launch.state import State
 
 
 def cli(*arguments, **options):
@@ -184,13 +185,39 @@ def test_a_broken_state_file_says_what_to_do(text, what, tmp_path):
         State(tmp_path).runtimes()
 
 
-def test_missing_weights_and_pairs_are_named(tmp_path, monkeypatch):
+def test_a_task_without_a_pair_is_named():
     assert [spec.name for spec in pocket_specs("stories")] == ["draft", "target"]
     with pytest.raises(ConfigError, match="'math500' has no pocket pair; these have: chain, stories"):
         pocket_specs("math500")
-    monkeypatch.setattr("a1_sgl.launch.pocket._HERE", tmp_path)
-    with pytest.raises(ConfigError, match="chain/draft holds no weights"):
-        pocket_specs()
+
+
+def test_those_that_come_after_others_start_when_these_are_healthy(tmp_path, monkeypatch):
+    """As runtimes that share a GPU do."""
+    started, healthy = [], set()
+
+    class Process:
+        pid = os.getpid()
+
+        def poll(self):
+            return None
+
+    def start(spec, logs):
+        started.append((spec.name, set(healthy)))
+        return Process(), Running(spec.name, spec.model, f"http://{spec.name}", os.getpid(), 0.0, "log")
+
+    def is_healthy(one):
+        healthy.add(one.name)
+        return True
+
+    monkeypatch.setattr("a1_sgl.launch.runtimes._start", start)
+    monkeypatch.setattr("a1_sgl.launch.runtimes._stop", lambda processes: None)
+    monkeypatch.setattr(Running, "healthy", is_healthy)
+    said = []
+    specs = [Spec("draft", "d", after=("target",)), Spec("target", "t"), Spec("other", "o", after=("target", "draft"))]
+    with serve(specs, tmp_path / "logs", progress=lambda state: said.append(dict(state))) as running:
+        assert [one.name for one in running] == ["draft", "target", "other"]
+    assert started == [("target", set()), ("draft", {"target"}), ("other", {"target", "draft"})]
+    assert said[0]["draft"] == "waits for target"
 
 
 @pytest.mark.parametrize("name", PAIRS)

@@ -1,0 +1,138 @@
+"""Where the runtimes of a recipe go: GPUs, shares of their memory, and the order in which they start."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from a1_sgl.errors import ConfigError
+from a1_sgl.launch.devices import Device
+from a1_sgl.launch.recipes import Part, Recipe
+from a1_sgl.launch.runtimes import Spec
+from a1_sgl.launch.sizes import Size, size_of
+
+STATIC = 0.85
+"""Share of a GPU's memory that models on it may take together; the rest is for activations and CUDA graphs."""
+_GIB = 2**30
+_ORDER = ("target", "verifier", "draft")
+_WEIGHTS = ("safetensors", "bin", "pt", "gguf")
+
+
+def lay_out(recipe: Recipe, devices: Sequence[Device]) -> Recipe:
+    """The recipe on these GPUs; one that says its devices, or is for none, stays as it is.
+
+    With one GPU for everything the models share it: each has room for its weights, and the rest is shared out so that
+    all hold equally many tokens. With more, draft and verifier have one for each worker, and the target has the rest,
+    as many for each worker as are a power of two.
+
+    Raises:
+        ConfigError: it names a GPU that is not there, there are too few, or the weights do not fit on the one.
+    """
+    if not devices:
+        return recipe
+    named = sorted({device for part in recipe.parts.values() for device in part.devices})
+    if named:
+        if named[-1] >= len(devices):
+            raise ConfigError(
+                f"recipe {recipe.name} uses GPU {named[-1]}, and there are {len(devices)}, counted from 0; say other "
+                "`devices` in a recipe of yours, or none, to have it laid out"
+            )
+        return recipe
+    workers = sum(part.workers for part in recipe.parts.values())
+    if len(devices) == 1 and workers == len(recipe.parts):
+        return _sharing(recipe, devices[0])
+    if len(devices) < workers:
+        raise ConfigError(
+            f"recipe {recipe.name} has {workers} workers in all, and there are {len(devices)} GPUs; say the `devices` "
+            "that each role shares, and `memory`, in a recipe of yours"
+        )
+    free, placed = 0, {}
+    for role, part in recipe.parts.items():  # the draft first, so that it has GPU 0
+        others = sum(one.workers for name, one in recipe.parts.items() if name != role)
+        each = _power_of_two((len(devices) - others) // part.workers) if role == "target" else 1
+        placed[role] = tuple(range(free, free + each * part.workers))
+        free += each * part.workers
+    return _with(recipe, {role: {"devices": mine} for role, mine in placed.items()})
+
+
+def specs(recipe: Recipe, devices: Sequence[Device]) -> list[Spec]:
+    """What is to be started for a recipe on a machine with these GPUs.
+
+    The large models come first. Runtimes that share a GPU start one after the other, since SGLang takes its
+    ``--mem-fraction-static`` of what is free when it starts (0.5.23, `kv_cache_configurator.py`): the second's share
+    is of what the first one left.
+
+    Raises:
+        ConfigError: as `lay_out`.
+    """
+    recipe = lay_out(recipe, devices)
+    for one in recipe.parts.values():
+        _is_there(one)
+    found: list[Spec] = []
+    for role, part in sorted(recipe.parts.items(), key=lambda item: _ORDER.index(item[0])):
+        for worker in range(part.workers):
+            name = role if part.workers == 1 else f"{role}-{worker}"
+            port = part.port and part.port + worker
+            spec = Spec(name, part.model, part.arguments, role=role, port=port)
+            found.append(_placed(spec, part, part.of(worker), found, recipe) if devices else spec)
+    return found
+
+
+def _is_there(part: Part) -> None:
+    """Refuses what looks like a folder and is none, and a folder without weights, before anything is started."""
+    folder = Path(part.model).expanduser()
+    if not folder.is_dir():
+        if part.model.startswith((".", "/", "~")) or part.model.count("/") > 1:
+            raise ConfigError(
+                f"there is no folder {part.model}; a model is a folder or a hub name such as Qwen/QwQ-32B"
+            )
+        return
+    if part.flags.get("load-format") != "dummy" and not any(any(folder.glob(f"*.{kind}")) for kind in _WEIGHTS):
+        raise ConfigError(
+            f"{folder} holds no weights (no file *.{', *.'.join(_WEIGHTS)}); copy the whole model, or serve it without "
+            "with the flag --load-format dummy"
+        )
+
+
+def _placed(spec: Spec, part: Part, mine: tuple[int, ...], before: Sequence[Spec], recipe: Recipe) -> Spec:
+    shared = [one for one in before if set(one.devices) & set(mine)]
+    flags = spec.flags if len(mine) == 1 else ("--tp-size", str(len(mine)), *spec.flags)
+    if part.memory is not None:
+        taken = max(sum(recipe.parts[one.role].memory or 0 for one in shared if gpu in one.devices) for gpu in mine)
+        flags = ("--mem-fraction-static", f"{part.memory / (1 - taken):.3f}", *flags)
+    return replace(spec, flags=flags, devices=mine, after=tuple(one.name for one in shared))
+
+
+def _sharing(recipe: Recipe, device: Device) -> Recipe:
+    """All on GPU 0."""
+    said = {role: part.memory for role, part in recipe.parts.items()}
+    if all(said.values()) or len(said) == 1:
+        return _with(recipe, {role: {"devices": (0,)} for role in said})
+    sizes = {role: size_of(part.model, part.flags) for role, part in recipe.parts.items()}
+    if unknown := [role for role, size in sizes.items() if size is None]:
+        raise ConfigError(
+            f"{recipe.parts[unknown[0]].model} is not here and cannot be looked up, so nobody knows how the "
+            f"{device.name} is to be shared; say `memory` for each role in a recipe of yours, or use a local folder"
+        )
+    known: dict[str, Size] = {role: size for role, size in sizes.items() if size is not None}
+    rest = STATIC * device.memory * _GIB - sum(size.weights for size in known.values())
+    if rest <= 0:
+        weights = ", ".join(f"{role} {size.weights / _GIB:.1f} GiB" for role, size in known.items())
+        raise ConfigError(
+            f"the weights do not fit on one {device.name} ({weights}; {STATIC:.0%} of {device.memory:g} GiB are for "
+            "weights and KV cache); take smaller models, a quantised target, or another GPU"
+        )
+    a_token = sum(size.kv for size in known.values())
+    shares = {role: (size.weights + rest * size.kv / a_token) / _GIB / device.memory for role, size in known.items()}
+    return _with(recipe, {role: {"devices": (0,), "memory": round(share, 3)} for role, share in shares.items()})
+
+
+def _with(recipe: Recipe, changes: dict[str, dict[str, Any]]) -> Recipe:
+    parts = {role: part.model_copy(update=changes[role]) for role, part in recipe.parts.items()}
+    return recipe.model_copy(update=parts)
+
+
+def _power_of_two(most: int) -> int:
+    return int(1 << (most.bit_length() - 1))

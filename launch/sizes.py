@@ -1,0 +1,119 @@
+"""How large a model is on a GPU: its weights, and what a token of a chain takes in the KV cache."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from a1_sgl.errors import ConfigError
+from a1_sgl.launch.shapes import PUBLISHED
+
+_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "half": 2.0, "float": 4.0}
+_QUANTISED = {"fp8": 1.0, "w8a8_fp8": 1.0, "w8a8_int8": 1.0, "awq": 0.56, "gptq": 0.56, "awq_marlin": 0.56,
+              "gptq_marlin": 0.56}  # fmt: skip
+"""Bytes a weight; four bits and the scales of groups of 128 are 0.56."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a model takes.
+
+    Attributes:
+        weights: bytes of its weights.
+        kv: bytes a token takes in the KV cache, all layers together.
+        context: longest sequence, in tokens.
+        kv_heads: over how many GPUs the KV cache can be split.
+    """
+
+    weights: float
+    kv: float
+    context: int
+    kv_heads: int
+
+    def __post_init__(self) -> None:
+        if min(self.weights, self.kv, self.context, self.kv_heads) <= 0:
+            raise ValueError(f"a model has weights, layers, heads and a context: {self}")
+
+
+def size_of(model: str, flags: Mapping[str, Any], *, cpu: bool = False) -> Size | None:
+    """The size of a model as it is served with these flags; None where nothing is known of it.
+
+    A folder's files are read; published models are known; of others the hub is asked.
+
+    Args:
+        model: a folder or a hub name.
+        flags: SGLang's, as a recipe has them; those for types and quantisation matter, and ``context-length``.
+        cpu: whether it is served by the CPU engine, which takes 32 bits for everything.
+
+    Raises:
+        ConfigError: the folder is none of a model.
+    """
+    config, parameters, stored = _described(model)
+    if config is None:
+        return None
+    config = config.get("text_config", config)  # of a model that sees, too
+    dtype = "float32" if cpu else str(flags.get("dtype", "auto"))
+    a_number = _BYTES.get(dtype if dtype != "auto" else _native(config), 2.0)
+    quantised = _QUANTISED.get(str(flags.get("quantization")))
+    weights = stored if stored and dtype == "auto" and quantised is None else parameters * (quantised or a_number)
+    in_cache = 1.0 if str(flags.get("kv-cache-dtype", "auto")).startswith("fp8") else a_number
+    heads = int(config.get("num_key_value_heads") or config["num_attention_heads"])
+    context = int(flags.get("context-length") or config.get("max_position_embeddings") or 0)
+    return Size(weights, _numbers(config, heads) * in_cache, context, heads)
+
+
+def _native(config: Mapping[str, Any]) -> str:
+    return str(config.get("dtype") or config.get("torch_dtype") or "bfloat16")
+
+
+def _numbers(config: Mapping[str, Any], heads: int) -> int:
+    """What a token leaves in the cache; where layers forget (windows, linear attention), those that do not forget."""
+    layers = int(config["num_hidden_layers"])
+    kinds = config.get("layer_types") or ()
+    if any(kind == "full_attention" for kind in kinds):
+        layers = sum(kind == "full_attention" for kind in kinds)
+    if config.get("kv_lora_rank"):  # latent attention keeps one vector for keys and values, whole on each GPU
+        return layers * int(config["kv_lora_rank"] + config.get("qk_rope_head_dim", 0))
+    head = int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+    return 2 * layers * heads * head
+
+
+def _described(model: str) -> tuple[Mapping[str, Any] | None, float, float]:
+    """Its ``config.json``, how many parameters it has, and how many bytes its files take, where they are here."""
+    if (folder := Path(model).expanduser()).is_dir():
+        return _in_folder(folder)
+    if (shape := PUBLISHED.get(model)) is not None:
+        return shape.config(), shape.parameters, 0.0
+    return _from_hub(model)
+
+
+def _in_folder(folder: Path) -> tuple[Mapping[str, Any], float, float]:
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{folder} is no model's folder: its config.json cannot be read ({error})") from error
+    stored = float(sum(file.stat().st_size for file in folder.glob("*.safetensors")))
+    stored = stored or float(sum(file.stat().st_size for file in folder.glob("*.bin")))
+    return config, stored / _BYTES.get(_native(config), 2.0), stored
+
+
+def _from_hub(model: str) -> tuple[Mapping[str, Any] | None, float, float]:
+    """From the hub's cache on this machine, or from the hub, which is asked once: this is an estimate."""
+    import httpx
+    from huggingface_hub import constants, hf_hub_url, snapshot_download
+    from huggingface_hub.utils import build_hf_headers
+
+    try:
+        return _in_folder(Path(snapshot_download(model, local_files_only=True)))
+    except Exception:  # not there, or not wholly: it raises many kinds
+        pass
+    try:
+        ask = {"headers": build_hf_headers(), "follow_redirects": True, "timeout": 10.0}
+        config = httpx.get(hf_hub_url(model, "config.json"), **ask).raise_for_status().json()
+        about = httpx.get(f"{constants.ENDPOINT}/api/models/{model}", **ask).raise_for_status().json()
+        return config, float(about["safetensors"]["total"]), 0.0
+    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        return None, 0.0, 0.0
