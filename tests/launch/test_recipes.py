@@ -395,7 +395,7 @@ def test_doctor_says_whether_a_recipe_fits_and_ends_with_1_where_it_cannot_be_se
     assert (status, states["draft fits"], states["target fits"], states["A1 pays"]) == (0, "ok", "ok", "none")
     text = a1("doctor", "r1-qwen-1.5b-qwq-32b", *asked)[1]
     assert "64 chains of 15,256 need" in text, "15 turns of 500 + 500, as its eval recipe has it, and a question"
-    status, text, _ = a1("doctor", "two-gpus", "--gpus", "2x10", "--state", str(tmp_path), "--in-flight", "4")
+    status, text, _ = a1("doctor", "two-gpus", "--gpus", "2x10", "--state", str(tmp_path), "--json")
     assert status == 1
     assert "15.0 GiB of weights on 10 GiB" in text
-    assert "what would: 2 such GPUs for it" in text
+    assert "what would: 4 such GPUs for it" in text
