@@ -9,7 +9,7 @@ from typing import Any
 
 from a1_sgl.errors import ConfigError
 from a1_sgl.launch.devices import Device
-from a1_sgl.launch.recipes import Part, Recipe
+from a1_sgl.launch.recipes import ROLES, Part, Recipe
 from a1_sgl.launch.runtimes import Spec
 from a1_sgl.launch.sizes import Size, size_of
 
@@ -60,7 +60,7 @@ def lay_out(recipe: Recipe, devices: Sequence[Device]) -> Recipe:
 def specs(recipe: Recipe, devices: Sequence[Device]) -> list[Spec]:
     """What is to be started for a recipe on a machine with these GPUs.
 
-    The large models come first. Runtimes that share a GPU start one after the other, since SGLang takes its
+    Runtimes that share a GPU start one after the other, the large models first, since SGLang takes its
     ``--mem-fraction-static`` of what is free when it starts (0.5.23, `kv_cache_configurator.py`): the second's share
     is of what the first one left.
 
@@ -77,7 +77,7 @@ def specs(recipe: Recipe, devices: Sequence[Device]) -> list[Spec]:
             port = part.port and part.port + worker
             spec = Spec(name, part.model, part.arguments, role=role, port=port)
             found.append(_placed(spec, part, part.of(worker), found, recipe) if devices else spec)
-    return found
+    return sorted(found, key=lambda spec: ROLES.index(spec.role))
 
 
 def _is_there(part: Part) -> None:
@@ -92,7 +92,7 @@ def _is_there(part: Part) -> None:
     if part.flags.get("load-format") != "dummy" and not any(any(folder.glob(f"*.{kind}")) for kind in _WEIGHTS):
         raise ConfigError(
             f"{folder} holds no weights (no file *.{', *.'.join(_WEIGHTS)}); copy the whole model, or serve it without "
-            "with the flag --load-format dummy"
+            "them, with the flag --load-format dummy"
         )
 
 

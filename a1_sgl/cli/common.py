@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from a1_sgl.evals.runner import Eval
     from a1_sgl.session import Backend
 
-StateDir = Annotated[Path, typer.Option("--state", envvar="A1_STATE", help="Folder where `a1 launch` notes its runtimes.")]
+StateDir = Annotated[
+    Path, typer.Option("--state", envvar="A1_STATE", help="Folder where `a1 launch` notes its runtimes.")
+]
 TaskName = Annotated[str, typer.Option("--task", help="What to solve; see `a1 tasks`.", autocompletion=complete.tasks)]
 Seed = Annotated[int, typer.Option(help="Draws the questions and the gate's smoothing numbers.")]
 Questions = Annotated[int | None, typer.Option(help="How many questions. [default: all; 100 that are generated]")]

@@ -57,7 +57,7 @@ class Runtimes:
         Raises:
             ConfigError: neither.
         """
-        launched = {one.name: [one.url] for one in State(self.state).runtimes() if one.alive()}
+        launched = self._launched
         found = {name: list(self.given.get(name) or launched.get(name) or ()) for name in names}
         if missing := [name for name, urls in found.items() if not urls]:
             ended = "; those that were ended by themselves, see `a1 launch status`" if State(self.state).ended else ""
@@ -65,6 +65,15 @@ class Runtimes:
                 f"no {' and no '.join(missing)} runtime is launched here ({self.state}/runtimes.json){ended}; start a "
                 f"pair with `a1 launch pocket --detach`, or name yours with --{missing[0]} URL"
             )
+        return found
+
+    @property
+    def _launched(self) -> dict[str, list[str]]:
+        """URLs of what was launched here and lives, by role."""
+        found: dict[str, list[str]] = {}
+        for one in State(self.state).runtimes():
+            if one.alive():
+                found.setdefault(one.role, []).append(one.url)
         return found
 
     @property
@@ -92,7 +101,8 @@ class Runtimes:
     def connect(self, runtime: str | None) -> Iterator[Backend]:
         """The pair, or the one runtime that is named, for the length of a ``with`` block."""
         where = self.urls((runtime,) if runtime else ("draft", "target"))
-        if runtime is None and (verifier := self.given.get("verifier")):
+        own = not (self.given.get("draft") or self.given.get("target"))  # a launched verifier is of the launched pair
+        if runtime is None and (verifier := self.given.get("verifier") or own and self._launched.get("verifier")):
             where["verifier"] = list(verifier)
         from a1_sgl.session import Backend
 

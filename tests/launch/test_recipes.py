@@ -205,7 +205,7 @@ def test_models_that_share_a_gpu_hold_equally_many_tokens(draft, target, memory)
     tokens = [(share * memory * 2**30 - size.weights) / size.kv for share, size in zip(shares, sizes, strict=True)]
     slack = 0.001 * memory * 2**30 / min(size.kv for size in sizes)  # shares have three digits
     assert tokens[0] == pytest.approx(tokens[1], abs=2 * slack)
-    first, second = specs(recipe, gpus)
+    second, first = specs(recipe, gpus)
     assert (first.name, second.name, second.after) == ("target", "draft", ("target",))
     # SGLang takes the second's share of what the first one left.
     assert float(option(first, "--mem-fraction-static")) == pytest.approx(shares[1], abs=0.001)
@@ -340,12 +340,12 @@ def test_a_dry_run_prints_commands_that_a_shell_takes():
     assert status == 0
     comments, commands = text.splitlines()[::2], [shlex.split(line) for line in text.splitlines()[1::2]]
     assert comments == [
-        "# target: Qwen/QwQ-32B on GPU 0, 1",
         "# draft: deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B on GPU 0, when the target is healthy",
+        "# target: Qwen/QwQ-32B on GPU 0, 1",
     ]
-    assert commands[0][:6] == ["SGLANG_RETURN_ORIGINAL_LOGPROB=1", "CUDA_VISIBLE_DEVICES=0,1", "python", "-m",
+    assert commands[1][:6] == ["SGLANG_RETURN_ORIGINAL_LOGPROB=1", "CUDA_VISIBLE_DEVICES=0,1", "python", "-m",
                                "a1_sgl.launch.serve", "--model-path"]  # fmt: skip
-    assert '{"a": 1}' in commands[0]
+    assert '{"a": 1}' in commands[1]
     assert all("--trust-remote-code" in command and "--enable-metrics" in command for command in commands)
     assert not any("cpu" in word for command in commands for word in command)
 
