@@ -102,7 +102,7 @@ class Runtimes:
         """The pair, or the one runtime that is named, for the length of a ``with`` block."""
         where = self.urls((runtime,) if runtime else ("draft", "target"))
         own = not (self.given.get("draft") or self.given.get("target"))  # a launched verifier is of the launched pair
-        if runtime is None and (verifier := self.given.get("verifier") or own and self._launched.get("verifier")):
+        if runtime is None and (verifier := self.given.get("verifier") or (own and self._launched.get("verifier"))):
             where["verifier"] = list(verifier)
         from a1_sgl.session import Backend
 
