@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from a1_sgl.engine import Settings
 
 
+class _Unknown(Exception):
+    """What is asked after was not measured."""
+
+
 @takes_runtimes
 def doctor(runtimes: Runtimes, as_json: common.Json = False) -> None:
     """Check the installation, the machine, and the runtimes if there are any; exit status 1 if something is wrong."""
@@ -38,6 +42,8 @@ def doctor(runtimes: Runtimes, as_json: common.Json = False) -> None:
         nonlocal wrong
         try:
             note(name, "ok", probe())
+        except _Unknown as unknown:
+            note(name, "none", str(unknown))
         except (A1Error, ImportError, OSError, ValueError) as error:
             wrong += 1
             note(name, "wrong", str(error))
@@ -118,11 +124,11 @@ def _pays(runtimes: Runtimes) -> str:
 
     found = Rho.find(runtimes.state)
     if found is None:
-        return "not measured; `a1 bench rho` says in two minutes whether A1 pays on the target"
+        raise _Unknown("not measured; `a1 bench rho` says in two minutes whether A1 pays on the target")
     with runtimes.connect("target") as target:
         served = target.roles.writer.engine.identity
     if served.model_sha256 != found.model_sha256:
-        return f"measured of another model, {found.model}; run `a1 bench rho` again"
+        raise _Unknown(f"measured of another model, {found.model}; run `a1 bench rho` again")
     return found.says(runtimes.in_flight, CHUNK, ALPHA)
 
 
