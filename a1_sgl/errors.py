@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import reprlib
 import sysconfig
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
     from a1_sgl.engine.protocol import Spent
 
 
@@ -69,11 +72,50 @@ def _shown(file: str) -> str:
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
+_WANTED = {
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float", "int_parsing_size"), "a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"), "finite_number": "a finite number",
+    "string_type": "text", **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    **dict.fromkeys(("tuple_type", "list_type"), "a list"),
+    **dict.fromkeys(("dict_type", "mapping_type", "model_type", "dataclass_type"), "a mapping"),
+    "greater_than_equal": "at least {ge:.10g}", "greater_than": "above {gt:.10g}",
+    "less_than_equal": "at most {le:.10g}", "less_than": "below {lt:.10g}", "literal_error": "{expected}",
+    "union_tag_invalid": "one that has {discriminator} {expected_tags}",
+}  # fmt: skip
+"""What a value must be, by what pydantic finds wrong with it."""
+_WRONG = {
+    "missing": "is missing", "extra_forbidden": "is no field that there is",
+    "json_invalid": "this is no JSON: {error}",
+    "too_short": "must have at least {min_length} items, not {actual_length}",
+    "too_long": "must have at most {max_length} items, not {actual_length}",
+    "union_tag_not_found": "has no {discriminator}", "value_error": "{error}", "assertion_error": "{error}",
+}  # fmt: skip
+"""What is wrong, where that is not one value."""
+
+
+def wanted(found: ErrorDetails) -> str | None:
+    """What a value that pydantic refuses must be, in words that follow "must be"; None where there are none."""
+    words = _WANTED.get(found["type"])
+    return None if words is None else words.format(**found.get("ctx", {}))
+
+
+def wrong(found: ErrorDetails) -> str:
+    """What is wrong with a value that pydantic, or a validator of ours, refuses, in words that follow its name."""
+    if (words := _WRONG.get(found["type"])) is not None:
+        return words.format(**found.get("ctx", {}))
+    value = reprlib.repr(found["input"])
+    words = wanted(found)
+    return f"{found['msg']}, not {value}" if words is None else f"must be {words}, not {value}"
+
+
+def named(found: ErrorDetails, *under: str) -> str:
+    """The same after the field's name, if it has one, below `under`."""
+    name = ".".join(map(str, (*under, *found["loc"])))
+    return f"{name}: {wrong(found)}" if name else wrong(found)
+
+
 def why(error: Exception) -> str:
     """What is wrong, in one line: of what pydantic refuses the first field, else what was raised."""
     from pydantic import ValidationError  # conformal imports this module, and does without
 
-    if not isinstance(error, ValidationError):
-        return first_line(error)
-    first = error.errors()[0]
-    return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
+    return named(error.errors()[0]) if isinstance(error, ValidationError) else first_line(error)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic_core import ErrorDetails
 
 from a1_sgl.errors import ConfigError
 
@@ -38,8 +37,3 @@ def from_yaml(path: Path, loader: type[yaml.SafeLoader] | type[yaml.BaseLoader] 
         return yaml.load(text(path), loader)
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
-
-
-def why(error: ErrorDetails) -> str:
-    """What a validator of ours, or pydantic, says of a value."""
-    return str(error.get("ctx", {}).get("error") or error["msg"])

@@ -1,4 +1,4 @@
-"""Names for things of one kind: scores, votes, ratings, audits."""
+"""Names for things of one kind, such as scores, votes, ratings and audits, and what is said of them."""
 
 from __future__ import annotations
 
@@ -33,3 +33,8 @@ class Registry(dict[str, T]):
         if name not in self:
             raise ValueError(f"unknown {self.kind} {name!r}; known: {', '.join(self)}")
         return self[name]
+
+
+def headline(docstring: str | None) -> str:
+    """A docstring's first line as lists show it, to people: without the marks that set code apart."""
+    return (docstring or "").strip().partition("\n")[0].replace("`", "")

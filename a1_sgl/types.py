@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from a1_sgl.arguments import check_kind
 from a1_sgl.conformal.place import Place
 from a1_sgl.conformal.stages import Screening
 from a1_sgl.errors import ConfigError
@@ -54,6 +55,7 @@ class Question(_Record):
         """
         if isinstance(question, Question):
             return question
+        check_kind(question, str, "a question", "'What is 1 + 1?', or a Question")
         if not question.strip():
             raise ConfigError("the question is empty; there is nothing to solve")
         identity = hashlib.sha256(question.encode()).hexdigest()[:12]
@@ -185,7 +187,8 @@ class VerdictEvent(_Record):
     chain's end. `screening` is what the first of two stages made of the chunk; where it was accepted by that, no call
     was made and the score is `UNSEEN`, below every other. `losses` are the target's tokens, as text, each with its
     negative log-likelihood in nats, where they were asked for (`Query.losses`) and the score is made of them; an end
-    token has no text.
+    token has no text. `rating` is the judge's, 0 to 9 and higher is better, where the score is made of that; people are
+    shown it in the score's place.
     """
 
     event: Literal["verdict"] = "verdict"
@@ -206,6 +209,7 @@ class VerdictEvent(_Record):
     task: str = ""
     screening: Screening | None = None
     losses: tuple[tuple[str, float], ...] | None = None
+    rating: float | None = None
 
     @property
     def unseen(self) -> bool:

@@ -98,7 +98,7 @@ def best(chains: Sequence[Voter]) -> list[float]:
 
 
 def support(name: str, chains: Sequence[Voter]) -> dict[str, float]:
-    """Each answer's share of the vote, in order of first appearance; chains without an answer have no vote.
+    """Each answer's share of the vote, the largest first and, of equals, the earliest; chains without one have no vote.
 
     Chains of one key are of one answer, which goes by what the first of them wrote.
 
@@ -114,7 +114,8 @@ def support(name: str, chains: Sequence[Voter]) -> dict[str, float]:
         sums[answer] = sums.get(answer, 0.0) + weight
     total = sum(sums.values())
     # Where no chain has any weight they are equals.
-    return {answer: weight / total if total else 1 / len(sums) for answer, weight in sums.items()}
+    shares = [(answer, weight / total if total else 1 / len(sums)) for answer, weight in sums.items()]
+    return dict(sorted(shares, key=lambda one: -one[1]))
 
 
 def counted(chain: Answered) -> str:
@@ -125,8 +126,7 @@ def counted(chain: Answered) -> str:
 
 def decide(name: str, chains: Sequence[Voter]) -> str | None:
     """The answer with the largest share, the earliest among equals; None if there is none. Errors as in `support`."""
-    shares = support(name, chains)
-    return max(shares, key=shares.__getitem__) if shares else None
+    return next(iter(support(name, chains)), None)
 
 
 def _rating(chain: Voter) -> float:

@@ -24,6 +24,8 @@ KINDS = ("draft", "target", PROGRAM, "dropped")
 LOST = "lost"
 OWN = "score"
 """Name of what a program judges by that takes no score by name."""
+RATING = "rating"
+"""Name of what stands in a score's place where that is made of a judge's rating."""
 
 Name = tuple[str, int]
 
@@ -110,6 +112,8 @@ def _measures(folder: RunFolder) -> dict[str, str]:
             name = OWN
     except ConfigError:  # a file that is not there any more
         pass
+    if any(isinstance(event, VerdictEvent) and event.rating is not None for event in folder.events):
+        name = RATING
     first = (configuration["gate"] or {}).get("first")
     return {"score": name, "first": first["score"] if first else ""}
 
@@ -120,7 +124,11 @@ def _keys(shown: list[dict[str, Any]]) -> list[str]:
         k["score"] is not None or "stage" in k for q in run["questions"] for c in q["chains"] for k in c["chunks"]
     )]  # fmt: skip
     names = dict.fromkeys(name for run in decided for name in (run["score"], run["first"]) if name)
-    about = {name: score.about for name, score in SCORES.items()} | {OWN: "what the program itself judges a chunk by"}
+    about = {name: score.about for name, score in SCORES.items()}
+    about |= {
+        OWN: "what the program itself judges a chunk by",
+        RATING: "the target's, from 0 (certainly wrong) to 9 (certainly right); the p-value is that of 9 less it",
+    }
     return [f"{name}: {about.get(name, 'a score of your own')}" for name in names]
 
 
@@ -181,7 +189,8 @@ def _chunks(folder: RunFolder) -> tuple[defaultdict[Name, list[dict[str, Any]]],
         elif isinstance(event, VerdictEvent) and (chunks := found[event.question, event.sample]):
             judged[event.place] = chunk = chunks[-1]
             chunk |= {
-                "score": None if event.unseen else _short(event.score), "p": _short(event.p_value),
+                "score": None if event.unseen else _short(event.score if event.rating is None else event.rating),
+                "p": _short(event.p_value),
                 "level": _short(event.alpha), "over": event.take_over,
             }  # fmt: skip
             if event.p_value is not None:

@@ -19,6 +19,7 @@ from a1_sgl.conformal.rates import LEVEL
 from a1_sgl.errors import ConfigError
 from a1_sgl.evals.metrics import summarise, voted
 from a1_sgl.records import ChainRecord, RunFolder
+from a1_sgl.types import Question
 
 SAME = ("task", "split", "asked", "chains", "sampling")
 """What two runs must share for a difference to be that of their programs."""
@@ -86,7 +87,10 @@ def check(folders: Sequence[RunFolder], allow: Sequence[str] = ()) -> None:
             )
     for folder in folders[1:]:
         one, other = first.run["configuration"], folder.run["configuration"]
-        apart = [line for key in SAME for line in differences(one.get(key), other.get(key), key)]
+        plain = [key for key in SAME if key != "asked"]  # which is a hash
+        apart = [line for key in plain for line in differences(one.get(key), other.get(key), key)]
+        if one.get("asked") != other.get("asked"):
+            apart.append(_asked(first.questions(), folder.questions()))
         for name in sorted(one["models"].keys() & other["models"].keys()):
             apart += differences(one["models"][name], other["models"][name], f"models.{name}")
         apart = [line for line in apart if not any(re.match(rf"{re.escape(field)}[.:]", line) for field in allow)]
@@ -96,6 +100,14 @@ def check(folders: Sequence[RunFolder], allow: Sequence[str] = ()) -> None:
                 f"{folder.path} is not comparable with {first.path}:\n  {told}\n"
                 "run both with the same of these, or name a field with --allow"
             )
+
+
+def _asked(there: Mapping[str, Question], here: Mapping[str, Question]) -> str:
+    both = there.keys() & here.keys()
+    other = sum(there[name] != here[name] for name in both)
+    line = f"asked: {len(there)} questions there, {len(here)} here, {len(both)} in both"
+    line += f", of which {other} have another text or answer" if other else ""
+    return f"{line}; --allow asked compares those in both" if both else line
 
 
 def difference(first: RunFolder, second: RunFolder, seed: int = 0) -> Difference:
@@ -135,7 +147,9 @@ def compare(
     allow: Sequence[str] = (),
     summaries: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[dict[str, Any]]:
-    """Every pair of runs: names, their difference, and the ratios of what they cost; `summaries` where they are known.
+    """Every pair of runs: names, their difference, the chains that each has lost, and the ratios of what they cost.
+
+    `summaries` are theirs where they are known.
 
     Errors as in `check`.
     """
@@ -146,6 +160,7 @@ def compare(
             "first": a,
             "second": b,
             "difference": difference(folders[a], folders[b]),
+            "chains_lost": {name: summaries[name]["chains_lost"] for name in (a, b)},
             "cost": {
                 "target decode tokens": _ratio(summaries[b], summaries[a], "tokens", "target_decode"),
                 "FLOPs": _ratio(summaries[b], summaries[a], "flops", "all"),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from a1_sgl import answers
+from a1_sgl.arguments import StrPath
 from a1_sgl.errors import ConfigError, RecordFault
 from a1_sgl.evals.metrics import summarise
 from a1_sgl.records import Finished, RunFolder
@@ -112,7 +113,7 @@ class Regraded:
     notes: Mapping[str, int]
 
 
-def regrade(path: Path, grader: str | None = None) -> Regraded:
+def regrade(path: StrPath, grader: str | None = None) -> Regraded:
     """Grades every finished chain of a run anew with this version's grader and writes its summary again; no model runs.
 
     Args:
@@ -129,11 +130,11 @@ def regrade(path: Path, grader: str | None = None) -> Regraded:
         questions = folder.questions()
         if missing := {chain.question for chain in folder.finished} - questions.keys():
             raise ConfigError(
-                f"{path}/questions.jsonl does not hold question {min(missing)}, so its chains cannot be graded"
+                f"{folder.path}/questions.jsonl does not hold question {min(missing)}, so its chains cannot be graded"
             )
         grades = _grades(name, folder.finished, questions)
         changes = folder.grade_anew(grades)
-        folder.write_summary(_earlier(path) | summarise(folder))
+        folder.write_summary(_earlier(folder.path) | summarise(folder))
         flips = Counter("new" if old is None else (old.correct, new.correct) for old, new in changes)
         return Regraded(
             len(grades), flips[False, True], flips[True, False], flips[True, True] + flips[False, False], flips["new"],

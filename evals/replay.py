@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import random
 import statistics
 from bisect import bisect_right
@@ -23,6 +24,8 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, ValidationError
 
+from a1_sgl.arguments import StrPath
+from a1_sgl.arguments import path as as_path
 from a1_sgl.conformal import (
     AUDITED,
     BUDGETS,
@@ -52,7 +55,8 @@ ORACLE = "oracle"
 RULES = {
     AUTHORS: "the authors' rule: take over where the rank among a fixed array of turn-0 scores is 1 - alpha or more",
     SYNCHRONOUS: "all chains of a question wait after every turn; the worst alpha * m, by first draws, are handed over",
-    ORACLE: "hindsight: of each question and turn the ceil(alpha * n) highest scores; what selectivity compares with",
+    ORACLE: "hindsight: of each question and turn the ceil(alpha * n) highest scores, so its rate is above alpha where "
+    "alpha * n is not whole; what selectivity compares with",
 }
 ORDERS = ("random", "turns")
 
@@ -103,7 +107,7 @@ class Trace:
         return max(counts.values())
 
 
-def read(paths: Sequence[Path]) -> Trace:
+def read(paths: StrPath | Sequence[StrPath]) -> Trace:
     """Reads run folders, their ``events.jsonl``, or files of one recorded chain a line; gzip by the name.
 
     Raises:
@@ -112,9 +116,10 @@ def read(paths: Sequence[Path]) -> Trace:
     """
     chains: list[RecordedChain] = []
     unscored = 0
-    for number, path in enumerate(paths):
+    several = [paths] if isinstance(paths, str | os.PathLike) else paths
+    for number, path in enumerate(as_path(one, "a trace") for one in several):
         file = path / "events.jsonl" if path.is_dir() else path
-        prefix = f"{number}/" if len(paths) > 1 else ""
+        prefix = f"{number}/" if len(several) > 1 else ""
         found, missing = _read(file, prefix)
         if not any(chain.chunks for chain in found):
             raise ConfigError(f"{file} holds no scored chunk; was it a run of a program with a gate?")

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from a1_sgl.arguments import StrPath, check_kind
+from a1_sgl.arguments import path as as_path
 from a1_sgl.errors import ConfigError
 from a1_sgl.evals import comparison
 from a1_sgl.evals.accounting import question_seconds
@@ -26,13 +28,15 @@ from a1_sgl.types import Call, calls_of
 Summaries = Mapping[str, Mapping[str, Any]]
 
 
-def write(page: Path, runs: Mapping[str, RunFolder], title: str = "Runs") -> list[Path]:
+def write(page: StrPath, runs: Mapping[str, RunFolder], title: str = "Runs") -> list[Path]:
     """Writes the page and its figures.
 
     Raises:
         ConfigError: a run has no finished chain, or the page cannot be written.
     """
+    page = as_path(page, "the page")
     for name, folder in runs.items():
+        check_kind(folder, RunFolder, f"run {name}", "RunFolder.read('runs/a1')")
         if not folder.chains:
             raise ConfigError(f"run {name} has no finished chain yet")
     paths = dict(zip(named := labelled(runs), runs, strict=True))

@@ -8,9 +8,10 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
+from a1_sgl.arguments import StrPath, check_kind
+from a1_sgl.arguments import path as as_path
 from a1_sgl.conformal import (
     AUDITED,
     DEFAULT,
@@ -122,6 +123,10 @@ class Eval:
     losses: bool = False
 
     def __post_init__(self) -> None:
+        check_kind(self.task, Task, "task", "find_task('chain')")
+        check_kind(self.program, str, "program", "'a1' or 'path/to/file.py:NAME'")
+        if self.card is not None:
+            check_kind(self.card, Card, "card", "Card.load('card.json')")
         for name, value in self.arguments.items():
             self.strategy.check(name, value)
         if self.gate_kind not in KNOWN:
@@ -358,7 +363,7 @@ Work = tuple[Question, tuple[int, ...]]
 
 
 def evaluate(
-    plan: Eval, backend: Backend, out: Path, progress: Progress | None = None, *, overwrite: bool = False
+    plan: Eval, backend: Backend, out: StrPath, progress: Progress | None = None, *, overwrite: bool = False
 ) -> tuple[RunFolder, dict[str, Any]]:
     """Runs what is missing of `plan` in folder `out` and writes the summary.
 
@@ -372,6 +377,9 @@ def evaluate(
         RecordFault: the folder cannot be written any more; what it holds is whole.
         Interrupted: Ctrl-C, after calls in flight were aborted.
     """
+    out = as_path(out, "a run's folder")
+    check_kind(plan, Eval, "a plan", "Eval(task=find_task('chain'), ...)")
+    check_kind(backend, Backend, "a backend", "Backend.connect(draft=URL, target=URL)")
     questions = plan.asked
     plan.check_card(backend)
     standing = plan.standing(backend, [question.id for question in questions])
@@ -547,7 +555,7 @@ class _Run:
 
 
 def calibrate(
-    plan: Eval, backend: Backend, out: Path, progress: Progress | None = None, *, overwrite: bool = False
+    plan: Eval, backend: Backend, out: StrPath, progress: Progress | None = None, *, overwrite: bool = False
 ) -> tuple[Card, dict[str, Any]]:
     """Runs `plan` with a gate that starts empty and makes a card of all its scores.
 
@@ -558,6 +566,7 @@ def calibrate(
         ConfigError: the questions are those of tests; the program has no gate, or a first stage that accepts chunks
             unseen; else as in `evaluate`.
     """
+    check_kind(plan, Eval, "a plan", "Eval(task=find_task('chain'), ...)")
     if plan.first is not None and plan.eta:
         raise ConfigError(f"a card needs every chunk's score; calibrate with eta 0, not {plan.eta:g}")
     if not plan.gated:

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from a1_sgl import reading
-from a1_sgl.errors import ConfigError
+from a1_sgl.errors import ConfigError, named
 
 HERE = Path(__file__).parent / "recipes"
 RECIPES = tuple(sorted(path.stem for path in HERE.glob("*.yaml")))
@@ -174,12 +175,11 @@ def _checked(said: Mapping[str, Any], where: str) -> Recipe:
         raise ConfigError(f"{where}: {'; '.join(map(_told, error.errors()))}") from error
 
 
-def _told(error: Any) -> str:
-    place = ".".join(map(str, error["loc"]))
+def _told(error: ErrorDetails) -> str:
     if error["type"] == "extra_forbidden":
         fields = Part.model_fields if len(error["loc"]) > 1 else Recipe.model_fields
-        return f"{place} is nothing that a recipe has; here it has {', '.join(fields)}"
-    return f"{place}: {reading.why(error)}" if place else reading.why(error)
+        return f"{'.'.join(map(str, error['loc']))} is nothing that a recipe has; here it has {', '.join(fields)}"
+    return named(error)
 
 
 def _words(name: str, value: Any) -> Iterator[str]:

@@ -25,6 +25,7 @@ from a1_sgl.engine import aside, stack, submit, wait
 from a1_sgl.engine.loop import elsewhere
 from a1_sgl.errors import ConfigError, told
 from a1_sgl.programs.parameters import Parameter, parameters
+from a1_sgl.registry import headline
 from a1_sgl.session import Backend, Query
 from a1_sgl.types import Event, Listener, Question, Result
 
@@ -186,7 +187,7 @@ class Program:
     @property
     def about(self) -> str:
         """First line of its docstring."""
-        return (inspect.getdoc(self.function.func) or "").partition("\n")[0]
+        return headline(self.function.func.__doc__)
 
     @property
     def own(self) -> list[str]:

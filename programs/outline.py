@@ -8,6 +8,7 @@ from pathlib import Path
 
 from a1_sgl.errors import ConfigError
 from a1_sgl.programs import NAMES
+from a1_sgl.registry import headline
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def outlines(file: Path) -> list[Outline]:
     for function, call in _decorated(file, "program"):
         given = {one.arg: getattr(one.value, "value", None) for one in call.keywords}
         arguments = [one.arg for one in (*function.args.args, *function.args.kwonlyargs)]
-        about = (ast.get_docstring(function) or "").partition("\n")[0]
+        about = headline(ast.get_docstring(function))
         own = arguments[2 if given.get("gate", "none") == "none" else 3 :]
         found.append(Outline(function.name, about, tuple(own), given.get("takes_over") is True))
     return found

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import ConfigDict, Field, PydanticUserError, TypeAdapter, ValidationError
 
-from a1_sgl.errors import ConfigError
+from a1_sgl.errors import ConfigError, wanted, wrong
 
 Count = Annotated[int, Field(ge=1)]
 """How many or how long, at least one."""
@@ -25,13 +25,6 @@ TakeOver = Literal["continue", "replace"]
 """What becomes of a chunk that is handed over: the target goes on after it, or writes it anew."""
 
 _KINDS = (bool, int, float, str, tuple, list)
-_WORDS = {
-    "int_type": "a whole number", "float_type": "a number", "string_type": "text", "bool_type": "true or false",
-    "tuple_type": "a list", "list_type": "a list", "dict_type": "a mapping", "finite_number": "a finite number",
-    "greater_than_equal": "at least {ge:g}", "greater_than": "above {gt:g}", "less_than_equal": "at most {le:g}",
-    "less_than": "below {lt:g}", "literal_error": "{expected}",
-}  # fmt: skip
-"""What a value must be, by what pydantic finds wrong with it."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +54,9 @@ class Parameter:
         except ValidationError as error:
             found = error.errors()[0]
             place = ".".join(map(str, (self.name, *found["loc"])))
-            words = _WORDS.get(found["type"])
-            if words is None:
-                raise ConfigError(f"{place}: {found['msg']}, not {value!r}") from error
-            wanted = words.format(**found.get("ctx", {}))
-            raise ConfigError(f"{place} must be {wanted}, such as {self.default!r}, not {value!r}") from error
+            if (words := wanted(found)) is None:
+                raise ConfigError(f"{place}: {wrong(found)}") from error
+            raise ConfigError(f"{place} must be {words}, such as {self.default!r}, not {value!r}") from error
 
     @cached_property
     def _adapter(self) -> TypeAdapter[Any]:

@@ -51,7 +51,7 @@ def spec_reason(
     def body(chain: Chain) -> None:
         def rated(chunk: Chunk) -> Scored:
             rating = chain.rate(STEP, cue=cue)
-            return Scored(9 - rating.mean, len(chunk.ids), (rating.call,))
+            return Scored(9 - rating.mean, len(chunk.ids), (rating.call,), rating=rating.mean)
 
         for turn in range(turns):
             if turn < first_by_target:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-DOMAIN = {"errors", "types", "voting", "stopping", "compare", "reading", "registry", "lazy"}
+DOMAIN = {"arguments", "errors", "types", "voting", "stopping", "compare", "reading", "registry", "lazy"}
 FOLDERS = {
     "answers": "a1_sgl/answers",
     "conformal": "a1_sgl/conformal", "engine": "a1_sgl/engine", "session": "a1_sgl/session",

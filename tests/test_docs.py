@@ -2,12 +2,15 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer
 
+from a1_sgl import cli
 from a1_sgl.evals.tasks import find_task
 from a1_sgl.evals.tasks.columns import Fields
 from a1_sgl.evals.tasks.declared import Declaration, Source
@@ -28,6 +31,28 @@ def test_links_lead_somewhere(page):
             titles = re.findall(r"^#+ (.*)$", where.read_text(), re.MULTILINE)
             slugs = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
             assert anchor in slugs, f"{page.name}: {target}; there is {', '.join(sorted(slugs))}"
+
+
+def commands():
+    for page in PAGES:
+        text = page.read_text().replace("\\\n", " ")
+        for line in re.findall(r"^(?: {4}|\$ )(a1 .*)$", text, re.MULTILINE):
+            yield pytest.param(shlex.split(line, comments=True)[1:], id=f"{page.name}: {line[:60]}")
+
+
+@pytest.mark.parametrize("arguments", commands())
+def test_commands_are_as_they_are_written(arguments):
+    """Every option is one that the command has, with its value, and none that it needs is missing."""
+    cli._register()
+    command, context = typer.main.get_command(cli.app), None
+    while True:
+        context = command.context_class(command, parent=context)
+        inner = getattr(command, "commands", {}).get(arguments[0] if arguments else "")
+        if inner is None:
+            break
+        command, arguments = inner, arguments[1:]
+    given, _, _ = command.make_parser(context).parse_args(list(arguments))
+    assert not [one.name for one in command.params if one.required and not given.get(one.name)]
 
 
 def test_the_page_on_tasks_has_the_whole_schema_and_its_task_works(tmp_path):

@@ -106,6 +106,7 @@ _SPACES = _rules(  # and what only decorates
     (r"\\(?:textcolor|color)\s*\{[^{}]*\}", ""),
     (r"\\tag\*?\{[^{}]*\}", ""),
     (r"\\math(?:rm|bf|it|sf)\s+(?=[A-Za-z])", ""),
+    (r"\\text\s+([A-Za-z])", r"\\text{\1}"),
     (r"&(?![\s\S]*\\end)", ""),
     (r"(?:\\\\\s*)+$", ""),
     (r"\{\}", ""),

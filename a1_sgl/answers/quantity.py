@@ -23,6 +23,8 @@ _ORDINAL = re.compile(r"(\d) ?(?:\^ ?\{? ?)?(?:\\text\{ ?)?(?:st|nd|rd|th)(?![A-
 _ANGLE = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
 _MONEY = re.compile(r"^(-?) ?(\\\$|[£€¥]) ?")
 _PAID = {"\\$": "dollar", "£": "pound", "€": "euro", "¥": "yen"}
+_PER = re.compile(r"\\frac\{\\text\{ ?([A-Za-z]+) ?\}\}\{\\text\{ ?([A-Za-z]+) ?\}\}$")
+"""Words over words, as in metres over seconds."""
 _AMID = re.compile(r"(\d) ?([A-Za-z]{2,})(?= ?\d)")
 """Words between numbers, as in 5 feet 3 inches."""
 
@@ -36,7 +38,7 @@ def quantity(text: str, grouped: bool = True) -> Node:
             return Quantity(based[1].replace(",", "").lstrip("0") or "0", base=number)
     money = _MONEY.match(text)
     value = _ORDINAL.sub(r"\1", _MONEY.sub(r"\1", text) if money else text)
-    value = _AMID.sub(_as_words, value)
+    value = _AMID.sub(_as_words, _PER.sub(r"\\text{ \1/\2}", value))
     tokens = _TOKEN.findall(value)
     end, words, percent = _tail(tokens)
     value = "".join(tokens[:end]).strip()

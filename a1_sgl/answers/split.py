@@ -27,7 +27,7 @@ def split(text: str, depth: int = 0, *, grouped: bool = True) -> Node:
     text = stripped(text)
     if depth > DEEPEST or not text:
         return Words(text)
-    for rule in (_said, _matrix, _listed, _joined, _related, _bracketed, _both_signs):
+    for rule in (_said, _matrix, _outward, _listed, _joined, _related, _bracketed, _both_signs):
         if (found := rule(text, depth, grouped)) is not None:
             return found
     return quantity(text, grouped)
@@ -92,6 +92,16 @@ def _matrix(text: str, depth: int, grouped: bool) -> Node | None:
     return Table(tuple(tuple(split(cell, depth + 1) for cell in row.split("&")) for row in rows))
 
 
+def _outward(text: str, depth: int, grouped: bool) -> Node | None:
+    """An interval whose brackets turn away from an end that it has not, as in ]1, 2] (ISO 80000-2)."""
+    if not re.fullmatch(r"\].*[\[\]]|\[.*\[", text, re.S) or not balanced(inner := text[1:-1]):
+        return None
+    if len(ends := commas(inner)) != 2 or not all(end.strip() for end in ends):
+        return None
+    left, right = "(" if text[0] == "]" else "[", ")" if text[-1] == "[" else "]"
+    return Tuple(left, right, tuple(split(end, depth + 1, grouped=False) for end in ends))
+
+
 _AND = re.compile(
     r" ?(?:\\text\{ ?,? ?(and|or|and also) ?\}|(?<![A-Za-z\\])(and|or)(?![A-Za-z])|\\(l)or(?![A-Za-z])) ?"
 )
@@ -128,7 +138,24 @@ def _listed(text: str, depth: int, grouped: bool) -> Node | None:
         if len(names) <= 1:
             union = Union(tuple(map(_value, items)))
             return Named(names.pop(), union) if names else union
+    joined = [joint.strip() for joint in joints] in (["and"], ["\\text{ and }"])
+    if joined and ranges and (both := _both(items)) is not None:
+        return both
     return Several(_flat(items))
+
+
+def _both(items: tuple[Node, ...]) -> Node | None:
+    r"""Where a name is above one end *and* below another, it is between them: ``x > 0 and x < 1``."""
+    one, other = items
+    if not isinstance(one, Named) or not isinstance(other, Named) or one.name != other.name:
+        return None
+    for low, high in ((one.value, other.value), (other.value, one.value)):
+        if isinstance(low, Tuple) and isinstance(high, Tuple) and (low.items[-1], high.items[0]) == (_MOST, _LEAST):
+            return Named(one.name, Tuple(low.left, high.right, (low.items[0], high.items[-1])))
+    return None
+
+
+_LEAST, _MOST = quantity("-\\infty"), quantity("\\infty")
 
 
 def _joined(text: str, depth: int, grouped: bool) -> Node | None:

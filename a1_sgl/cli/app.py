@@ -17,7 +17,9 @@ from rich.console import Console, ConsoleDimensions
 from a1_sgl.errors import ConfigError
 
 SET = "a1_sgl.set"
-"""Where a context keeps the parameters of a program that an options file gives."""
+"""Where a context keeps the parameters of a program that options files give."""
+FILES = "a1_sgl.files"
+"""Where it keeps which file gave an option, by the parameter's name."""
 _WIDE = 10_000
 _LOG = logging.getLogger("a1_sgl")
 
@@ -95,10 +97,14 @@ def quiet() -> None:
 # --- a file of options ----------------------------------------------------------------------------------------
 
 
-def _from_file(context: typer.Context, file: Path | None) -> Path | None:
-    """Makes what `file` says the defaults of the command's options; the command line goes before it."""
-    if file is None:
-        return None
+def _from_files(context: typer.Context, given: list[Path] | None) -> list[Path] | None:
+    """Makes what the files say the defaults of the command's options; the command line goes before them."""
+    for file in given or ():
+        _from_file(context, file)
+    return given
+
+
+def _from_file(context: typer.Context, file: Path) -> None:
     names = {
         flag.removeprefix("--"): one
         for one in context.command.params
@@ -111,8 +117,12 @@ def _from_file(context: typer.Context, file: Path | None) -> Path | None:
             f"{file}: `{context.command_path}` has no option {', '.join(map(repr, unknown))}; it has {', '.join(names)}"
         )
     defaults: dict[str, Any] = {}
+    of = context.meta.setdefault(FILES, {})
     for key, value in given.items():
         option = names[key]
+        if option.name in of:
+            raise ConfigError(f"{of[option.name]} and {file} both say {key}; leave it out of one of them")
+        of[option.name] = file
         many, flag = getattr(option, "multiple", False) or option.nargs != 1, getattr(option, "is_flag", False)
         if key == "set" and isinstance(value, dict):
             value = [f"{name}={_text(one)}" for name, one in value.items()]
@@ -123,11 +133,21 @@ def _from_file(context: typer.Context, file: Path | None) -> Path | None:
         if value is None or isinstance(value, dict) or (isinstance(value, list) and not many):
             raise ConfigError(f"{file}: {key} takes {'values' if many else 'one value'}, not {value!r}")
         if key == "set":
-            context.meta[SET] = [str(one) for one in value]
+            context.meta[SET] = once([str(one) for one in value], f"{file}: set")
         else:
             defaults[str(option.name)] = [str(one) for one in value] if many else value if flag else str(value)
     context.default_map = {**(context.default_map or {}), **defaults}
-    return file
+
+
+def once(pairs: list[str], where: str) -> list[str]:
+    """These ``NAME=VALUE``; a ConfigError if two are of one name."""
+    named: dict[str, str] = {}
+    for pair in pairs:
+        name = pair.partition("=")[0]
+        if name in named:
+            raise ConfigError(f"{where} gives one parameter twice, {named[name]} and {pair}; leave one of them out")
+        named[name] = pair
+    return pairs
 
 
 def _text(value: Any) -> str:
@@ -159,10 +179,10 @@ VerboseOption = Annotated[
 
 def _options(
     options: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
-            "--options", metavar="FILE", callback=_from_file, is_eager=True,
-            help="Options from a YAML or TOML file, by their names; those given here go before them.",
+            "--options", metavar="FILE", callback=_from_files, is_eager=True,
+            help="Options from a YAML or TOML file, by their names; those given here go before them. Repeatable.",
         ),
     ] = None,
     verbose: VerboseOption = False,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,13 +13,14 @@ import typer
 from rich.table import Table
 
 from a1_sgl.cli import complete, console
-from a1_sgl.cli.app import SET
+from a1_sgl.cli.app import FILES, SET, once
 from a1_sgl.conformal.gates import DEFAULT, FROZEN
 from a1_sgl.errors import ConfigError
 
 if TYPE_CHECKING:
     from a1_sgl.conformal.card import Card
     from a1_sgl.evals.runner import Eval
+    from a1_sgl.programs import Program as Strategy
     from a1_sgl.session import Backend
 
 StateDir = Annotated[
@@ -78,7 +79,7 @@ Chunking = Annotated[
 
 def _with_file(context: typer.Context, given: list[str] | None) -> list[str] | None:
     """Parameters of an options file, then those of the command line, which go before them."""
-    return [*context.meta.get(SET, ()), *(given or ())] or None
+    return [*context.meta.get(SET, ()), *once(given or [], "--set")] or None
 
 
 Parameters = Annotated[
@@ -191,6 +192,53 @@ def sampling(temperature: float | None, top_p: float, default: float) -> dict[st
     if not 0 < top_p <= 1:
         raise ConfigError(f"--top-p must lie in (0, 1], not {top_p}")
     return {"temperature": temperature, "top_p": top_p}
+
+
+def idle(context: typer.Context, names: Iterable[str], under: str, why: str) -> None:
+    """Refuses options that were given although, as `under` is, they do nothing.
+
+    One that a file or a recipe gives is left aside where `under` was given nearer: the command line goes before a file
+    of options, and that before a recipe, so what goes with a recipe's program is none of another program's.
+
+    Args:
+        names: of the command's parameters.
+        under: the parameter that makes them do nothing.
+        why: continues "--eta 0.1 does nothing", and says what to do.
+
+    Raises:
+        ConfigError: the first of them.
+    """
+    options = {str(one.name): one for one in context.command.params}
+    for name in names:
+        if 0 < _nearness(context, name) >= _nearness(context, under):
+            flag = next(one for one in options[name].opts if one.startswith("--"))
+            value = context.params[name]
+            said = "" if value is True else f" {' '.join(map(str, value)) if isinstance(value, list) else value}"
+            raise ConfigError(f"{flag}{said} does nothing {why}, or leave {flag} out")
+
+
+def _nearness(context: typer.Context, name: str) -> int:
+    """How near to the user an option was given: 0 not at all, 1 by a recipe, 2 by a file of options, 3 by itself."""
+    source = getattr(context.get_parameter_source(name), "name", "DEFAULT")
+    if source == "DEFAULT_MAP":
+        return 2 if name in context.meta.get(FILES, ()) else 1
+    return 0 if source == "DEFAULT" else 3
+
+
+def check_gated(context: typer.Context, program: Strategy, alpha: float | None, names: Iterable[str]) -> bool:
+    """Whether the program is to run with a gate; where it is not, options of gates are refused.
+
+    Raises:
+        ConfigError: one of `names` was given; see `idle`.
+    """
+    if program.gate == "required" or (program.gate == "optional" and alpha is not None):
+        return True
+    if program.gate == "optional":
+        why = "takes a gate only with --alpha; give that too"
+    else:
+        why = "takes no gate; name another program (see `a1 programs`)"
+    idle(context, names, "program", f"with program {program.name}, which {why}")
+    return False
 
 
 def alpha(given: float | None, card: Card | None) -> float:

@@ -37,18 +37,22 @@ def compare(
         common.as_json({"comparisons": rows})
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("second less first", "points", "95% interval", "gains", "loses", "McNemar p"):
+    lost = any(count for row in rows for count in row["chains_lost"].values())
+    columns = ["second less first", "points", "95% interval", "gains", "loses", "McNemar p"]
+    for column in (*columns, *(["chains lost"] if lost else [])):
         table.add_column(column, justify="left" if column.startswith("second") else "right")
     for row in rows:
         d = row["difference"]
         table.add_row(
             escape(f"{row['second']} - {row['first']}"), f"{100 * d.mean:+.1f}",
             f"[{100 * d.low:+.1f}, {100 * d.high:+.1f}]", str(d.gained), str(d.lost), f"{d.p_value:.2g}",
+            *([f"{row['chains_lost'][row['second']]}, {row['chains_lost'][row['first']]}"] if lost else []),
         )  # fmt: skip
     console.print(table)
     questions = rows[0]["difference"].questions
     console.print(
-        f"[...]: paired bootstrap over {questions} questions. gains, loses: questions by vote.\n",
+        f"[...]: paired bootstrap over {questions} questions. gains, loses: questions by vote."
+        + (" chains lost: second, first.\n" if lost else "\n"),
         markup=False, highlight=False,
     )  # fmt: skip
     for row in rows:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from a1_sgl.errors import A1Error
+from a1_sgl.registry import headline
 
 if TYPE_CHECKING:
     from a1_sgl.programs.outline import Outline
@@ -22,7 +23,7 @@ def gates(incomplete: str) -> Found:
     """Gates, with a line about each."""
     from a1_sgl.conformal import KNOWN
 
-    return _matching(incomplete, ((name, (make.__doc__ or "").split("\n")[0]) for name, make in KNOWN.items()))
+    return _matching(incomplete, ((name, headline(make.__doc__)) for name, make in KNOWN.items()))
 
 
 def replayed(incomplete: str) -> Found:
@@ -60,7 +61,7 @@ def votes(context: typer.Context, incomplete: str) -> Found:
     from a1_sgl.voting import VOTES
 
     own = _registered(context, "vote")
-    return _matching(incomplete, [*((name, (one.__doc__ or "").split("\n")[0]) for name, one in VOTES.items()), *own])
+    return _matching(incomplete, [*((name, headline(one.__doc__)) for name, one in VOTES.items()), *own])
 
 
 def rates(context: typer.Context, incomplete: str) -> Found:

@@ -25,6 +25,10 @@ _QUESTION = 256
 """Tokens of a question, when nothing else is known."""
 
 
+class _Unknown(Exception):
+    """What is asked after was not measured."""
+
+
 @takes_runtimes
 def doctor(
     runtimes: Runtimes,
@@ -58,6 +62,8 @@ def doctor(
         nonlocal wrong
         try:
             note(name, "ok", probe())
+        except _Unknown as unknown:
+            note(name, "none", str(unknown))
         except (A1Error, ImportError, OSError, ValueError) as error:
             wrong += 1
             note(name, "wrong", str(error))
@@ -176,11 +182,11 @@ def _pays(runtimes: Runtimes) -> str:
 
     found = Rho.find(runtimes.state)
     if found is None:
-        return "not measured; `a1 bench rho` says in two minutes whether A1 pays on the target"
+        raise _Unknown("not measured; `a1 bench rho` says in two minutes whether A1 pays on the target")
     with runtimes.connect("target") as target:
         served = target.roles.writer.engine.identity
     if served.model_sha256 != found.model_sha256:
-        return f"measured of another model, {found.model}; run `a1 bench rho` again"
+        raise _Unknown(f"measured of another model, {found.model}; run `a1 bench rho` again")
     return found.says(runtimes.in_flight, CHUNK, ALPHA)
 
 

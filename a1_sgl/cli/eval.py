@@ -16,8 +16,13 @@ if TYPE_CHECKING:
     from a1_sgl.evals.runner import Eval
 
 
+_OF_GATES = ("gate", "alpha", "calibration", "certified", "allow_mismatch", "epsilon", "audit_rate", "audit", "online",
+             "first_stage", "eta", "explore", "alarm", "alarm_threshold")  # fmt: skip
+
+
 @takes_runtimes
 def eval_(
+    context: typer.Context,
     runtimes: Runtimes,
     out: Annotated[
         Path | None, typer.Option("--out", help="Run folder; an interrupted run there is resumed. [required]")
@@ -101,7 +106,15 @@ def eval_(
     found = find_task(task, data)
     calibrated = common.card(calibration)
     strategy = find_program(program)
-    gated = strategy.gate == "required" or (strategy.gate == "optional" and alpha is not None)
+    gated = common.check_gated(context, strategy, alpha, _OF_GATES)
+    if first_stage is None:
+        common.idle(context, ("eta", "explore"), "first_stage", "without --first-stage; name one")
+    if alarm is None:
+        common.idle(context, ("alarm_threshold",), "alarm", "without --alarm; name one")
+    if calibration is None:
+        common.idle(context, ("allow_mismatch",), "calibration", "without --calibration; name a card")
+    if not dry_run:
+        common.idle(context, ("like",), "dry_run", "without --dry-run; give that too")
     plan = Eval(
         task=found, split=split, program=program, runtime=common.runtime(runtime, program),
         vote=vote, rate=rate, chunking=chunking,

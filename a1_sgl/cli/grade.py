@@ -15,6 +15,7 @@ from a1_sgl.errors import ConfigError
 
 
 def grade(
+    context: typer.Context,
     run: Annotated[Path | None, typer.Argument(help="Run folder.")] = None,
     again: Annotated[
         bool, typer.Option("--again", help="Grade every chain anew, as this version does, and write the summary again.")
@@ -37,6 +38,10 @@ def grade(
 
     A model's verdicts never replace exact grades. Without a run, --explain shows how one answer is graded.
     """
+    if judge is None:
+        common.idle(context, ("model", "key"), "judge", "without --judge; name an endpoint")
+    if explain is None:
+        common.idle(context, ("grader", "tolerance"), "explain", "without --explain; give that too")
     if explain is not None:
         if run is not None or again or judge is not None:
             raise ConfigError("a1 grade --explain ANSWER GOLD takes no run")

@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from a1_sgl.cli import common, console
+from a1_sgl.registry import headline
 
 
 def programs(
@@ -47,7 +48,7 @@ def gates(as_json: common.Json = False) -> None:
     from a1_sgl.session import AUDITS
 
     marks = {DEFAULT: " (default)", RECOMMENDED: " (recommended where that is asked for)"}
-    known = {name: (make.__doc__ or "").split("\n")[0] for name, make in KNOWN.items()}
+    known = {name: headline(make.__doc__) for name, make in KNOWN.items()}
     if not as_json:
         known = {name: about + marks.get(name, "") for name, about in known.items()}
     _show({"gate": known, "audit": {name: audit.about for name, audit in AUDITS.items()}}, as_json)
@@ -58,7 +59,7 @@ def votes(as_json: common.Json = False) -> None:
     from a1_sgl.session import RATES
     from a1_sgl.voting import VOTES
 
-    known = {name: (vote.__doc__ or "").partition("\n")[0] for name, vote in VOTES.items()}
+    known = {name: headline(vote.__doc__) for name, vote in VOTES.items()}
     _show({"vote": known, "rate": {name: rate.about for name, rate in RATES.items()}}, as_json)
 
 

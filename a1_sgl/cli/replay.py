@@ -23,6 +23,7 @@ SHOWN = "95% intervals, clustered by question (of one: by chain); ±: bound"
 
 
 def replay(
+    context: typer.Context,
     traces: Annotated[
         list[Path], typer.Argument(metavar="TRACE...", help="Run folders, events.jsonl files, or files of chains.")
     ],
@@ -63,6 +64,8 @@ def replay(
         raise ConfigError(f"--seeds must be at least 1, not {seeds}")
     if minimum < 1:
         raise ConfigError(f"--minimum must be at least 1 chunk, not {minimum}")
+    if sweep is not None:
+        common.idle(context, ("alpha",), "sweep", "beside --sweep, which says the alphas; leave --sweep out")
     own_gate, own_alpha = _own(traces)
     if (alpha is not None and own_gate in BUDGETS) or (calibration is None and own_gate == FROZEN):
         own_gate = None  # a budget has an alpha of its own and no other, and the card's scores are not in the run
@@ -72,6 +75,8 @@ def replay(
         if not 0 < one < 1:
             raise ConfigError(f"alpha is the nominal take-over rate and must lie strictly between 0 and 1, not {one:g}")
     names = list(dict.fromkeys(gate or ([own_gate] if own_gate else []) + list(core.DEFAULTS)))
+    if not {core.AUTHORS, FROZEN} & set(names):
+        common.idle(context, ("calibration",), "gate", f"without --gate {core.AUTHORS} or {FROZEN}; name one of them")
     fixed = core.calibration(calibration) if calibration else None
     if out is not None:
         from a1_sgl.evals import page
@@ -109,7 +114,8 @@ def replay(
         console.print(f"\n{table['title']}", style="bold", markup=False, highlight=False)
         for part in _parts(table, console.width):
             console.print(_rich(part))
-    console.print(f"\n{core.UNKNOWN}", style="dim", markup=False, highlight=False)
+    note = "\n".join([*(f"{name}: {core.RULES[name]}." for name in names if name in core.RULES), core.UNKNOWN])
+    console.print(f"\n{note}", style="dim", markup=False, highlight=False)
     if out is not None:
         from a1_sgl.evals import page
 
@@ -120,7 +126,7 @@ def replay(
         )
         if not sweep:
             tables.append(_by_question(shown, alpha))
-        written = page.save(out / "report.html", "Replay", about, tables, figures, core.UNKNOWN)
+        written = page.save(out / "report.html", "Replay", about, tables, figures, note)
         console.print("\nwritten: " + ", ".join(map(str, written)), markup=False, highlight=False, soft_wrap=True)
 
 

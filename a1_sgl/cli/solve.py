@@ -36,6 +36,7 @@ _COLOURS = {"draft": "cyan", "target": "magenta"}
 
 @takes_runtimes
 def solve(
+    context: typer.Context,
     question: Annotated[str, typer.Argument(help="What to solve.")],
     runtimes: Runtimes,
     program: common.Program = "a1",
@@ -64,7 +65,10 @@ def solve(
     from a1_sgl.evals.tasks import find_task
     from a1_sgl.programs import find_program
 
-    found, needs_gate = find_task(task), find_program(program).gate == "required"
+    found = find_task(task)
+    needs_gate = common.check_gated(
+        context, find_program(program), alpha, ("gate", "alpha", "calibration", "certified")
+    )  # fmt: skip
     card = common.card(calibration)
     plan = Eval(
         task=found, split=found.splits[-1], program=program,
@@ -164,5 +168,7 @@ class _Show:
 def _verdict(event: VerdictEvent) -> str:
     if event.unseen:
         return "accepted by the draft's evidence" + (" -> target" if event.take_over else "")
-    by = f"score {event.score:.3f}" if event.p_value is None else f"p = {event.p_value:.3f}"
-    return by + (" -> target" if event.take_over else "")
+    by = [] if event.rating is None else [f"rating {event.rating:.2f} of 9"]
+    if event.p_value is not None:
+        by.append(f"p = {event.p_value:.3f}")
+    return (", ".join(by) or f"score {event.score:.3f}") + (" -> target" if event.take_over else "")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from a1_sgl.conformal.bank import KEPT, ScoreBank
+from a1_sgl.conformal.checks import real, whole
 from a1_sgl.conformal.gate import Decision, Gate, uniform
 from a1_sgl.conformal.martingale import Martingale, SimpleJumper
 from a1_sgl.conformal.place import Place, from_json, to_json
@@ -107,11 +108,11 @@ class GuardedGate:
         Raises:
             ValueError: a threshold of 1 or less, an unknown action, or no chain.
         """
-        if not threshold > 1:
-            raise ValueError(f"threshold must be above 1, not {threshold}")
+        if not 1 < real(threshold) < math.inf:
+            raise ValueError(f"threshold must be finite and above 1, not {threshold}")
         if action not in ACTIONS:
             raise ValueError(f"unknown action {action!r}; known: {', '.join(ACTIONS)}")
-        if chains is not None and chains < 1:
+        if chains is not None and not whole(chains) >= 1:
             raise ValueError(f"chains must be at least 1, not {chains}")
         self.gate, self.threshold, self.action, self.chains = gate, threshold, action, chains
         self.alarms: list[Alarm] = []

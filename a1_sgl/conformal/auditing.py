@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import scipy
 
 from a1_sgl.conformal.bank import Bank
+from a1_sgl.conformal.checks import real, whole
 from a1_sgl.conformal.control import Bound, check_alpha
 from a1_sgl.conformal.gate import Decision, Gate
-from a1_sgl.conformal.place import Place
+from a1_sgl.conformal.place import Place, from_json, to_json
 
 RISE = 0.1
 """How far one wrong audit raises the level, unless told otherwise."""
@@ -50,12 +51,12 @@ class Audited:
         Raises:
             ValueError: a value outside these.
         """
-        if not 0 < epsilon < 1:
+        if not 0 < real(epsilon) < 1:
             raise ValueError(f"epsilon, false accepts per decision, must lie strictly between 0 and 1, not {epsilon}")
-        if not 0 < rate <= 1:
+        if not 0 < real(rate) <= 1:
             raise ValueError(f"the audit rate, a share of the accepted chunks, must lie in (0, 1], not {rate}")
-        if not rise > 0:
-            raise ValueError(f"rise must be positive, not {rise}")
+        if not 0 < real(rise) < math.inf:
+            raise ValueError(f"rise must be positive and finite, not {rise}")
         self.epsilon, self.rate, self.rise, self.step = epsilon, rate, rise, rise * rate
         self._level = check_alpha(start)
 
@@ -111,24 +112,64 @@ class AuditedGate(Gate):
             ValueError: as in `Audited`.
         """
         self.audits = Audited(alpha, epsilon, rate, rise=rise)
+        self._due: set[Place] = set()  # drawn and not yet answered
         super().__init__(alpha, bank, self.audits, online=online, seed=seed)
 
     def __call__(
         self, score: float, *, question: Hashable, sample: int, turn: int, task: Hashable = "", attempt: int = 0
     ) -> Decision:  # fmt: skip
         """As `Gate`; `Decision.audit` says whether the chunk is drawn. The draw is apart from the smoothing draw."""
-        decision = super().__call__(
-            score, question=question, sample=sample, turn=turn, task=task, attempt=attempt
-        )  # fmt: skip
-        drawn = self.draw(Place(question, sample, turn, task, attempt), "audit") < self.audits.rate
-        return decision._replace(audit=drawn and not decision.take_over)
+        place = Place(question, sample, turn, task, attempt)
+        decision = super().__call__(score, **place._asdict())
+        return decision._replace(audit=self._drawn(place, decision.take_over))
+
+    def observe(
+        self, score: float, take_over: bool, *, question: Hashable, sample: int, turn: int, task: Hashable = "",
+        attempt: int = 0,
+    ) -> None:  # fmt: skip
+        """As `Gate.observe`; a chunk that was drawn then is drawn now, and its answer is to follow."""
+        place = Place(question, sample, turn, task, attempt)
+        super().observe(score, take_over, **place._asdict())
+        self._drawn(place, take_over)
 
     def audited(
         self, wrong: bool, *, question: Hashable, sample: int, turn: int, task: Hashable = "", attempt: int = 0
     ) -> None:  # fmt: skip
-        """As in `Decider`."""
+        """As in `Decider`.
+
+        Raises:
+            ValueError: the chunk was not drawn, or was answered before: chunks that somebody picks are not the sample
+                that rates and bounds are made of. Nothing is changed.
+        """
+        place = Place(question, sample, turn, task, attempt)
         with self._lock:
+            if place not in self._due:
+                raise ValueError(f"no audit of {place} is due: it was not drawn (Decision.audit), or is answered")
+            self._due.remove(place)
             self.audits.audited(wrong)
+
+    def end(self, question: Hashable) -> None:
+        """As `Gate.end`; no answer is due any more."""
+        last = self.holds(question) == 1
+        super().end(question)
+        if last:
+            with self._lock:
+                self._due = {place for place in self._due if place.question != question}
+
+    def _drawn(self, place: Place, take_over: bool) -> bool:
+        if take_over or not self.draw(place, "audit") < self.audits.rate:
+            return False
+        with self._lock:
+            self._due.add(place)
+        return True
+
+    def _state(self) -> Any:
+        return {**super()._state(), "due": [to_json(tuple(place)) for place in sorted(self._due, key=repr)]}
+
+    def _restore(self, state: Any) -> None:
+        due = {Place(*cast(tuple[Any, ...], from_json(place))) for place in state["due"]}
+        super()._restore(state)
+        self._due = due
 
 
 def false_accepts(wrong: int, rate: float, delta: float = 0.05) -> int:
@@ -145,7 +186,7 @@ def false_accepts(wrong: int, rate: float, delta: float = 0.05) -> int:
     Raises:
         ValueError: a count below 0, a rate outside (0, 1] or a delta outside (0, 1).
     """
-    if wrong < 0 or not 0 < rate <= 1 or not 0 < delta < 1:
+    if not 0 <= whole(wrong) < math.inf or not 0 < real(rate) <= 1 or not 0 < real(delta) < 1:
         raise ValueError(f"not a count, an audit rate and a delta: {wrong}, {rate}, {delta}")
     if rate == 1:
         return wrong

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 from sortedcontainers import SortedList
 
+from a1_sgl.conformal.checks import real, whole
 from a1_sgl.conformal.place import Category, Passing, Place, from_json, key, to_json
 from a1_sgl.conformal.pvalues import Rank, rank
 
@@ -68,9 +69,7 @@ class ScoreBank:
 
     def __init__(self, scores: Iterable[float] = (), *, window: int | None = None) -> None:
         """Raises ValueError for a score that is not finite, or a window below 1."""
-        if window is not None and window < 1:
-            raise ValueError(f"window must be at least 1 score, not {window}")
-        self.window = window
+        self.window = _window(window)
         self._lock = threading.Lock()
         self._fill(scores)
 
@@ -147,7 +146,7 @@ class _Categories:
     def __init__(self, category: Category, parent: Bank | None, window: int | None) -> None:
         self.category = category
         self.parent: Bank = ScoreBank(window=KEPT) if parent is None else parent
-        self.window = window
+        self.window = _window(window)
         self._key = key(category)
         self._banks: dict[Hashable, ScoreBank] = {}
         self._passing = Passing(category)
@@ -234,8 +233,8 @@ class MondrianBank(_Categories):
             window: as in `ScoreBank`, for each category.
         """
         super().__init__(category, parent, window)
-        if minimum < 1 or (window is not None and window < minimum):
-            raise ValueError(f"minimum must lie between 1 and the window, not {minimum}")
+        if not whole(minimum) >= 1 or (window is not None and window < minimum):
+            raise ValueError(f"minimum must be a whole number between 1 and the window, not {minimum}")
         self.minimum = minimum
 
     def rank(self, score: float, place: Place, *, add: bool = False) -> Rank:
@@ -268,8 +267,8 @@ class ShrunkBank(_Categories):
     ) -> None:
         """Arguments as in `MondrianBank`, and `weight`: positive."""
         super().__init__(category, parent, window)
-        if not weight > 0:
-            raise ValueError(f"weight must be positive, not {weight}")
+        if not 0 < real(weight) < math.inf:
+            raise ValueError(f"weight must be positive and finite, not {weight}")
         self.weight = weight
 
     def rank(self, score: float, place: Place, *, add: bool = False) -> Rank:
@@ -284,6 +283,12 @@ class ShrunkBank(_Categories):
             greater, equal, n = bank.counts(score, add=add)
             k = self.weight
             return Rank((greater + k * low) / (n + k), (greater + equal + k * high) / (n + k), n)
+
+
+def _window(window: int | None) -> int | None:
+    if window is not None and not whole(window) >= 1:
+        raise ValueError(f"window must be at least 1 score, not {window}")
+    return window
 
 
 def finite(score: float) -> float:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 from typing import Any
 
+from a1_sgl.conformal.checks import whole
 from a1_sgl.conformal.control import Bound
 from a1_sgl.conformal.place import Place, from_json, to_json
 
@@ -151,6 +152,8 @@ def worst(scores: Sequence[float], budget: int) -> list[bool]:
 
 
 def _check(budget: int, chains: int) -> tuple[int, int]:
-    if not 0 < budget < chains:
-        raise ValueError(f"a budget lies between 1 and one less than the number of chains, {chains}, not {budget}")
+    if not 0 < whole(budget) < whole(chains):
+        raise ValueError(
+            f"a budget is a whole number between 1 and one less than the number of chains, {chains}, not {budget}"
+        )
     return budget, chains

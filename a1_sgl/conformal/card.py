@@ -8,9 +8,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
+from a1_sgl.arguments import StrPath
+from a1_sgl.arguments import path as as_path
 from a1_sgl.compare import differences
 from a1_sgl.conformal.bank import is_finite
 from a1_sgl.conformal.certificate import Certificate
@@ -152,8 +153,9 @@ class Card:
                 gate.calibrate(score, **place._asdict())
             seen[question, sample, turn] += 1
 
-    def save(self, path: Path) -> None:
+    def save(self, path: StrPath) -> None:
         """Writes the card as JSON."""
+        path = as_path(path, "a card's file")
         path.parent.mkdir(parents=True, exist_ok=True)
         content = {"schema": SCHEMA, **asdict(self), "smallest_alpha": self.smallest_alpha}
         # One line a field: places would fill pages one number a line.
@@ -163,12 +165,13 @@ class Card:
         draft.replace(path)
 
     @classmethod
-    def load(cls, path: Path) -> Card:
+    def load(cls, path: StrPath) -> Card:
         """Reads a card.
 
         Raises:
             ConfigError: the file is missing, is no card, or has another schema.
         """
+        path = as_path(path, "a card's file")
         try:
             content = json.loads(path.read_text())
             if not isinstance(content, dict) or "schema" not in content:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from a1_sgl.conformal.checks import real
 from a1_sgl.conformal.place import Category, Passing, Place, from_json, key, to_json
 
 
@@ -133,12 +134,12 @@ class Offsets:
         self.alpha = check_alpha(alpha)
         if not steps:
             raise ValueError("a control needs at least one family of categories")
-        if not all(step > 0 for step in steps.values()):
+        if not all(0 < real(step) < math.inf for step in steps.values()):
             raise ValueError(f"steps must be positive, not {list(steps.values())}")
-        if not 0 <= decay < 1:
+        if not 0 <= real(decay) < 1:
             raise ValueError(f"decay must lie in [0, 1), not {decay}")
         caps = caps or {}
-        if not all(family in steps and cap > 0 for family, cap in caps.items()):
+        if not all(family in steps and 0 < real(cap) < math.inf for family, cap in caps.items()):
             raise ValueError(f"caps must be positive and name families among {list(steps)}, not {dict(caps)}")
         self.decay = decay
         # The categories of the place last asked about: a decision asks for its level and updates, with one look-up.
@@ -254,6 +255,6 @@ def _everything(place: Place) -> Hashable:
 
 def check_alpha(alpha: float) -> float:
     """Raises ValueError for an alpha outside (0, 1)."""
-    if not 0 < alpha < 1:
+    if not 0 < real(alpha) < 1:
         raise ValueError(f"alpha is the nominal take-over rate and must lie strictly between 0 and 1, not {alpha}")
     return alpha

@@ -8,6 +8,7 @@ from typing import Any
 from a1_sgl.conformal.auditing import AuditedGate
 from a1_sgl.conformal.bank import KEPT, MondrianBank, ScoreBank, ShrunkBank
 from a1_sgl.conformal.budget import OpenBudget, TurnBudget
+from a1_sgl.conformal.checks import whole
 from a1_sgl.conformal.control import Control, Offsets, check_alpha
 from a1_sgl.conformal.gate import Coin, Frozen, Gate
 from a1_sgl.conformal.place import Category
@@ -183,7 +184,7 @@ def make(
         raise ValueError(f"gate {name} asks for no audits and takes no epsilon or audit rate; gate {AUDITED} does")
     if name in GATES:
         return GATES[name](alpha, **options)
-    if chains is None or chains < 2:
+    if chains is None or not whole(chains) >= 2:
         raise ValueError(f"gate {name} needs questions of two chains or more, not {chains}")
     budget = round(alpha * chains)
     if abs(alpha * chains - budget) > 1e-6 * chains or not 0 < budget < chains:

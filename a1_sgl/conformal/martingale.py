@@ -13,6 +13,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from a1_sgl.conformal.checks import real, whole
+
 
 class Martingale(Protocol):
     """Anything that bets on p-values."""
@@ -47,9 +49,9 @@ class SimpleJumper:
 
     def __init__(self, jump: float = 0.01, bets: Sequence[float] = (-1.0, -0.5, 0.0, 0.5, 1.0)) -> None:
         """Raises ValueError for a jump outside (0, 1), or a bet outside [-2, 2] that could lose more than all."""
-        if not 0 < jump < 1:
+        if not 0 < real(jump) < 1:
             raise ValueError(f"jump must lie strictly between 0 and 1, not {jump}")
-        if not bets or not all(-2 <= bet <= 2 for bet in bets):
+        if not bets or not all(-2 <= real(bet) <= 2 for bet in bets):
             raise ValueError(f"bets must lie in [-2, 2], not {list(bets)}")
         self.jump, self.bets = jump, tuple(bets)
         self.restart()
@@ -88,11 +90,11 @@ class SleeperStayer:
     """
 
     def __init__(self, wake: float = 0.001, grid: int = 10) -> None:
-        """Raises ValueError for a rate outside (0, 1) or a grid below 2."""
-        if not 0 < wake < 1:
+        """Raises ValueError for a rate outside (0, 1) or a grid outside 2 to 1,000."""
+        if not 0 < real(wake) < 1:
             raise ValueError(f"wake must lie strictly between 0 and 1, not {wake}")
-        if grid < 2:
-            raise ValueError(f"grid must be at least 2, not {grid}")
+        if not 2 <= whole(grid) <= 1000:  # it has as many accounts as the square of that
+            raise ValueError(f"grid must be a whole number from 2 to 1000, not {grid}")
         self.wake = wake
         points = np.arange(1, grid) / grid
         self._a, self._b = (axis.ravel() for axis in np.meshgrid(points, points, indexing="ij"))

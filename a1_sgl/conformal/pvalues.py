@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from a1_sgl.conformal.checks import real
+
 
 class Rank(NamedTuple):
     """Where a score stands among others, as the interval of p-values that ties leave open.
@@ -73,7 +75,7 @@ def scores_needed(alpha: float) -> int:
     Raises:
         ValueError: alpha outside (0, 1).
     """
-    if not 0 < alpha < 1:
+    if not 0 < real(alpha) < 1:
         raise ValueError(f"alpha must lie strictly between 0 and 1, not {alpha}")
     n = max(0, int(1 / alpha) - 2)
     while 1 / (n + 1) > alpha:

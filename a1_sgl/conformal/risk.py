@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy
 
+from a1_sgl.conformal.checks import real, whole
+
 JEFFREYS = 0.5
 
 
@@ -96,11 +98,11 @@ class Trial:
     after: int | None
 
     def __post_init__(self) -> None:
-        if not 0 < self.alpha < 1:
+        if not 0 < real(self.alpha) < 1:
             raise ValueError(f"alpha must lie strictly between 0 and 1, not {self.alpha}")
-        if not 0 <= self.lost <= self.n or not self.e_value >= 0:
+        if not 0 <= whole(self.lost) <= whole(self.n) or not real(self.e_value) >= 0:
             raise ValueError(f"counts do not fit: {self.lost} lost of {self.n}, e-value {self.e_value}")
-        if self.after is not None and not 1 <= self.after <= self.n:
+        if self.after is not None and not 1 <= whole(self.after) <= self.n:
             raise ValueError(f"certified after {self.after} of {self.n} questions")
 
     @classmethod
@@ -130,5 +132,5 @@ class Trial:
 
 
 def _check(epsilon: float, delta: float) -> None:
-    if not 0 < delta < 1 or not 0 < epsilon < 1:
+    if not 0 < real(delta) < 1 or not 0 < real(epsilon) < 1:
         raise ValueError(f"epsilon and delta must lie strictly between 0 and 1, not {epsilon} and {delta}")

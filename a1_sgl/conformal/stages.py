@@ -18,6 +18,7 @@ from typing import Any, Literal
 import scipy
 
 from a1_sgl.conformal.bank import KEPT, Bank, ScoreBank, finite
+from a1_sgl.conformal.checks import real, whole
 from a1_sgl.conformal.gate import UNSEEN, Decision, Gate
 from a1_sgl.conformal.place import Place, from_json, to_json
 from a1_sgl.conformal.scores import Score
@@ -119,11 +120,13 @@ class TwoStage:
             raise ValueError(f"a first stage stands before a gate itself, not before a {type(gate).__name__}")
         if not first.by_draft:
             raise ValueError(f"a first stage goes by the draft's own evidence; score {first.name} needs more than that")
-        if not 0 <= eta < gate.alpha:
+        if not 0 <= real(eta) < gate.alpha:
             raise ValueError(f"eta must lie in [0, alpha = {gate.alpha:g}), not {eta}: else all could be accepted")
-        if explore < 2:
-            raise ValueError(f"explore is one candidate in so many and must be 2 or more, not {explore}")
-        if not 0 < delta < 1:
+        if not whole(explore) >= 2:
+            raise ValueError(
+                f"explore is one candidate in so many and must be a whole number of 2 or more, not {explore}"
+            )
+        if not 0 < real(delta) < 1:
             raise ValueError(f"delta must lie strictly between 0 and 1, not {delta}")
         self.gate, self.first = gate, first
         self.bank: Bank = ScoreBank(window=KEPT) if bank is None else bank

@@ -496,11 +496,11 @@ class Transport:
             answered = True
             if _errno(error) in (errno.EMFILE, errno.ENFILE):
                 self.limit.refused()
-                raise _Passing(f"{self}: this machine has no more open files ({error})", bad=False) from error
+                raise _Passing(f"{self}: this machine has no more open files ({_plainly(error)})", bad=False) from error
             if _untrusted(error):
-                raise RuntimeFault(f"{self}: {error}; {_TRUST}") from error
+                raise RuntimeFault(f"{self}: {_plainly(error)}; {_TRUST}") from error
             self._lost(error)
-            raise _Passing(f"{self}: /generate failed ({error}); is the runtime up?", bad=False) from error
+            raise _Passing(f"{self}: /generate failed ({_plainly(error)}); is the runtime up?", bad=False) from error
         except TimeoutError as error:
             raise _Passing(f"{self}: /generate gave no answer within {self.settings.silence:g} s", bad=True) from error
         except (aiohttp.ClientError, OSError) as error:
@@ -590,7 +590,7 @@ class Transport:
             waiting.cancel()
         if down.for_good:
             raise RuntimeFault(
-                f"{self}: not reached for {self.settings.patience:g} s ({down.error}); is the runtime up?"
+                f"{self}: not reached for {self.settings.patience:g} s ({_plainly(down.error)}); is the runtime up?"
             ) from down.error
 
     # --- behind a gateway -------------------------------------------------------------------------------------
@@ -668,7 +668,12 @@ def _errno(error: Exception) -> int | None:
 
 
 def _named(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {_plainly(error)}"
+
+
+def _plainly(error: Exception) -> str:
+    """What it says, but for how aiohttp was to check certificates, also where there are none."""
+    return re.sub(r" ssl:(?:\w+|<[^>]*>)(?= \[)", "", str(error))
 
 
 def _cause(error: Exception) -> Exception | None:

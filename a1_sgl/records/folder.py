@@ -29,6 +29,8 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 
+from a1_sgl.arguments import StrPath
+from a1_sgl.arguments import path as as_path
 from a1_sgl.compare import differences
 from a1_sgl.errors import A1Error, ConfigError, first_line, why
 from a1_sgl.records import files
@@ -143,7 +145,7 @@ class RunFolder:
 
     @classmethod
     def open(
-        cls, path: Path, configuration: Mapping[str, Any], environment: Mapping[str, Any], *, together: int = 1
+        cls, path: StrPath, configuration: Mapping[str, Any], environment: Mapping[str, Any], *, together: int = 1
     ) -> Self:
         """Starts a run, or goes on with one of the same configuration.
 
@@ -154,6 +156,7 @@ class RunFolder:
             ConfigError: the folder holds a run of another configuration (the differences are named), or something
                 that is no run, or another process writes to it, or it cannot be written.
         """
+        path = as_path(path, "a run's folder")
         configuration = json.loads(json.dumps(configuration))
         lock = None
         try:
@@ -193,12 +196,13 @@ class RunFolder:
 
     @classmethod
     @contextmanager
-    def edit(cls, path: Path) -> Iterator[Self]:
+    def edit(cls, path: StrPath) -> Iterator[Self]:
         """A run as it was left, for something other than to go on with it; locked for the length of the block.
 
         Raises:
             ConfigError: as in `read`, or another process writes to it.
         """
+        path = as_path(path, "a run's folder")
         head(path)  # a folder of something else gets no lock
         with _locked(path) as lock:
             folder = cls.read(path)
@@ -211,12 +215,13 @@ class RunFolder:
                 folder.close()
 
     @classmethod
-    def read(cls, path: Path) -> Self:
+    def read(cls, path: StrPath) -> Self:
         """A run as it was left, or as it is so far, with the events of its finished chains. Needs no lock.
 
         Raises:
             ConfigError: no run is there, or it was written by a version that this one cannot read, or it is spoiled.
         """
+        path = as_path(path, "a run's folder")
         run = head(path)
         try:
             # In this order, because a run may be going on: what one file names the next one has.
@@ -494,8 +499,9 @@ def _grade_record(chain: Finished, grade: Grade) -> GradeRecord:
     )
 
 
-def head(path: Path) -> dict[str, Any]:
+def head(path: StrPath) -> dict[str, Any]:
     """What a run's ``run.json`` holds. Errors as in `RunFolder.read`."""
+    path = as_path(path, "a run's folder")
     try:
         data = (path / "run.json").read_bytes()
         schema = _Schema.model_validate_json(data).schema_

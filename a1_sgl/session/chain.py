@@ -471,7 +471,7 @@ class Chain:
                 p_value=decision.p_value if decision else None, alpha=decision.alpha if decision else None,
                 n=decision.n if decision else 0, take_over=take_over, replaced=replaced and take_over,
                 audit=decision.audit if decision else False, call=verify, draft_call=own, task=self.question.task,
-                screening=screening, losses=scored.losses,
+                screening=screening, losses=scored.losses, rating=scored.rating,
             )
         )  # fmt: skip
         if take_over and replaced:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from a1_sgl.answers import GRADERS
+from a1_sgl.arguments import check_listener
 from a1_sgl.errors import ConfigError
 from a1_sgl.session.audits import find_audit
 from a1_sgl.types import Listener, Question
@@ -48,6 +49,8 @@ class Query:
             raise ConfigError("a question needs at least one chain")
         if len(set(self.samples)) < len(self.samples) or min(self.samples) < 0:
             raise ConfigError(f"chains are numbered from 0, each once, not {self.samples}")
+        if self.listener is not None:
+            check_listener(self.listener)
         find_vote(self.vote)
         if self.rate is not None:
             from a1_sgl.session.rating import find_rate

@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Scored:
     """A chunk's score, higher is stranger, the tokens it is of and the calls it took, the verifier's first; and the
-    target's loss of each token, as in `VerdictEvent`."""
+    target's loss of each token, and the rating that the score is made of, as in `VerdictEvent`."""
 
     value: float
     tokens: int
     calls: tuple[Call, ...] = ()
     losses: tuple[tuple[str, float], ...] | None = None
+    rating: float | None = None
 
 
 def loss(chain: Chain, chunk: Chunk, role: Role | None = None) -> tuple[Loss, Call]:

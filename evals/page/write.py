@@ -49,7 +49,8 @@ def save(
 
     Args:
         tables: each with ``title``, ``head`` and ``rows``; the first opens the page.
-        figures: by what they show, of which the PNGs' names are made; of several under one the reader chooses.
+        figures: by what they show, of which the PNGs' names are made, after the page's; of several under one the
+            reader chooses.
         more: ``sentences``, ``pairs``, ``details`` and what the chain browser needs, of a report of runs.
 
     Raises:
@@ -62,7 +63,7 @@ def save(
             pictures = []
             for choice, draw in (one if isinstance(one, Mapping) else {"": one}).items():
                 wide = _png(draw(False), 130)
-                written.append(page.with_name(f"{_plain(f'{name} {choice}')}.png"))
+                written.append(page.with_name(f"{page.stem}-{_plain(f'{name} {choice}')}.png"))
                 written[-1].write_bytes(wide)
                 pictures.append({"choice": choice, "wide": _url(wide), "narrow": _url(_png(draw(True), 200))})
             groups.append({"name": name, "pictures": pictures})

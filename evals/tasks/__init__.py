@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from a1_sgl.arguments import StrPath
+from a1_sgl.arguments import path as as_path
 from a1_sgl.errors import ConfigError
 from a1_sgl.evals.tasks.declared import HERE, families, load
 from a1_sgl.evals.tasks.task import Levels, Task, sha256
@@ -14,12 +16,13 @@ TASKS = tuple(sorted(path.stem for path in HERE.glob("*.yaml") if path.stem != "
 """Names of the tasks that come with the package."""
 
 
-def task_file(name: str) -> Path:
+def task_file(name: StrPath) -> Path:
     """The declaration of a task: a name in `TASKS`, or the path of a YAML file.
 
     Raises:
         ConfigError: there is none.
     """
+    name = str(as_path(name, "a task's name or file"))
     if name in TASKS:
         return HERE / f"{name}.yaml"
     if name.endswith((".yaml", ".yml")):
@@ -29,7 +32,7 @@ def task_file(name: str) -> Path:
     )
 
 
-def find_task(name: str, data: str | Path | None = None) -> Task:
+def find_task(name: StrPath, data: StrPath | None = None) -> Task:
     """The task of that name, or of that file.
 
     Args:
@@ -38,4 +41,4 @@ def find_task(name: str, data: str | Path | None = None) -> Task:
     Raises:
         ConfigError: there is none, or its file declares none.
     """
-    return load(task_file(name), Path(data) if data is not None else None)
+    return load(task_file(name), as_path(data, "data") if data is not None else None)

@@ -21,8 +21,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from a1_sgl import reading
-from a1_sgl.errors import ConfigError
+from a1_sgl.errors import ConfigError, wrong
 from a1_sgl.evals.tasks.rows import Row
 
 LETTERS = "ABCDEFGHIJ"
@@ -181,25 +180,35 @@ def check(name: str, found: Sequence[Row], fields: Fields, rules: Rules) -> list
         ConfigError: a column is in none of them; or some cannot be asked, and each is named with its place, its column,
             and what is wrong.
     """
-    there = {column for row in found for column in row.values}
+    rows = [row for row in found if row.wrong is None]
+    there = {column for row in rows for column in row.values}
     wanted = {fields.asked(dict.fromkeys(there)) or fields.question[0], *fields.wrong, *fields.keep}
     wanted |= {one for one in (fields.answer, fields.id, fields.level, fields.tolerance) if one}
-    if missing := sorted(wanted - there):
-        raise ConfigError(
-            f"task {name}: rows of {found[0].place.rpartition(', ')[0]} have no {', '.join(missing)}; they have "
+    if rows and (missing := sorted(wanted - there)):
+        head = (
+            f"task {name}: rows of {rows[0].place.rpartition(', ')[0]} have no {', '.join(missing)}; they have "
             f"{', '.join(sorted(there))}"
         )
+        raise ConfigError(_listed(head, [f"{row.place}: {row.wrong}" for row in found if row.wrong is not None]))
     checked: list[tuple[str, Checked]] = []
     bad: list[str] = []
     for row in found:
         try:
-            checked.append((row.place, Checked.model_validate(_parts(row.values, fields), context=rules)))
+            if row.wrong is not None:
+                bad.append(f"{row.place}: {row.wrong}")
+            else:
+                checked.append((row.place, Checked.model_validate(_parts(row.values, fields), context=rules)))
         except ValidationError as error:
             bad.append(f"{row.place}: {'; '.join(_told(row.values, fields, one) for one in error.errors())}")
     if bad:
-        more = [f"and {len(bad) - _SHOWN} more"] if len(bad) > _SHOWN else []
-        raise ConfigError("\n  ".join([f"task {name} has rows that cannot be asked", *bad[:_SHOWN], *more]))
+        raise ConfigError(_listed(f"task {name} has rows that cannot be asked", bad))
     return checked
+
+
+def _listed(head: str, bad: Sequence[str]) -> str:
+    """So many of them at most, a line each."""
+    more = [f"and {len(bad) - _SHOWN} more"] if len(bad) > _SHOWN else []
+    return "\n  ".join([head, *bad[:_SHOWN], *more])
 
 
 def _parts(values: Mapping[str, Any], fields: Fields) -> dict[str, Any]:
@@ -226,4 +235,4 @@ def _told(values: Mapping[str, Any], fields: Fields, error: ErrorDetails) -> str
         )
     else:
         column = getattr(fields, str(part))
-    return f"{column}: {reading.why(error)}"
+    return f"{column}: {wrong(error)}"

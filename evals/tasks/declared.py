@@ -21,14 +21,15 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from a1_sgl import reading
 from a1_sgl.answers import GRADERS
-from a1_sgl.errors import ConfigError
+from a1_sgl.errors import ConfigError, named
 from a1_sgl.evals import chain, exact, generated, stories
 from a1_sgl.evals.tasks import columns, rows
 from a1_sgl.evals.tasks.columns import LETTERS, Checked, Fields, LevelRange
@@ -167,8 +168,19 @@ def declaration(path: Path) -> Declaration:
     try:
         return Declaration.model_validate(said, context={"ours": path.parent == HERE})
     except ValidationError as error:
-        told = "\n  ".join(f"{'.'.join(map(str, one['loc'])) or 'file'}: {reading.why(one)}" for one in error.errors())
+        told = "\n  ".join(_told(one) for one in error.errors())
         raise ConfigError(f"{path} declares no task:\n  {told}") from error
+
+
+def _told(error: ErrorDetails) -> str:
+    """What is wrong with one field; of one that there is not, which there are."""
+    if error["type"] != "extra_forbidden":
+        return named(error)
+    holder: Any = Declaration
+    for part in error["loc"][:-1]:
+        kinds = (found := holder.model_fields[str(part)].annotation, *get_args(found))
+        holder = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
+    return f"{named(error)}; there are {', '.join(holder.model_fields)}"
 
 
 @cache

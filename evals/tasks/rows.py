@@ -8,7 +8,7 @@ import json
 import logging
 import reprlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,14 @@ _LONGEST_CELL = 2**31 - 1
 
 @dataclass(frozen=True)
 class Row:
-    """A row as it is in its file: its values by column, and where it stands, counted from 1."""
+    """A row as it is in its file: its values by column, and where it stands, counted from 1.
+
+    One that cannot be read has no values but what is wrong with it, so that it does not hide what is wrong with others.
+    """
 
     place: str
-    values: Mapping[str, Any]
+    values: Mapping[str, Any] = field(default_factory=dict)
+    wrong: str | None = None
 
 
 def local(path: Path, stem: str) -> Path:
@@ -81,23 +85,32 @@ def download(name: str, config: str | None, split: str, stem: str) -> list[Row]:
 def _json(path: Path) -> Iterator[Row]:
     """An object a line, or one list of objects."""
     text = reading.text(path)
-    found = _listed(path, text) if text.lstrip(_SPACE).startswith("[") else _lines(path, text)
-    for number, value in found:
-        if not isinstance(value, dict):
-            what = reprlib.repr(value)
-            raise ConfigError(f"{path}, line {number}: a row is an object, its values by column, not {what}")
-        yield Row(f"{path}, line {number}", value)
+    for number, value in _listed(path, text) if text.lstrip(_SPACE).startswith("[") else _lines(text):
+        place = f"{path}, line {number}"
+        if isinstance(value, Exception):
+            yield Row(place, wrong=_told(value))
+        elif isinstance(value, dict):
+            yield Row(place, value)
+        else:
+            yield Row(place, wrong=f"a row is an object, its values by column, not {reprlib.repr(value)}")
 
 
-def _lines(path: Path, text: str) -> Iterator[tuple[int, Any]]:
+def _lines(text: str) -> Iterator[tuple[int, Any]]:
+    """The values of the lines, or what their reading raised, each with its number."""
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip(_SPACE):
-            yield number, _value(path, line, number)
+            try:
+                yield number, json.loads(line)
+            except _NO_JSON as error:
+                yield number, error
 
 
 def _listed(path: Path, text: str) -> Iterator[tuple[int, Any]]:
     """The values of a list, each with the line where it begins."""
-    _value(path, text, 1)
+    try:
+        json.loads(text)
+    except _NO_JSON as error:
+        raise ConfigError(f"{path}, line {getattr(error, 'lineno', 1)}: {_told(error)}") from error
     decoder, at, number, counted = json.JSONDecoder(), text.index("[") + 1, 1, 0
     while True:
         while text[at] in _SPACE + ",":
@@ -109,14 +122,14 @@ def _listed(path: Path, text: str) -> Iterator[tuple[int, Any]]:
         yield number, value
 
 
-def _value(path: Path, text: str, first: int) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        where = f"{path}, line {first + error.lineno - 1}"
-        raise ConfigError(f"{where}: this is no JSON: {error.msg}, at column {error.colno}") from error
-    except (ValueError, RecursionError) as error:  # a number of too many digits, or too deep
-        raise ConfigError(f"{path}, line {first}: this cannot be read as JSON: {first_line(error)}") from error
+_NO_JSON = (ValueError, RecursionError)
+"""What Python raises of text that is none, or has a number of too many digits, or is too deep."""
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"this is no JSON: {error.msg}, at column {error.colno}"
+    return f"this cannot be read as JSON: {first_line(error)}"
 
 
 def _csv(path: Path) -> Iterator[Row]:
@@ -136,7 +149,8 @@ def _csv(path: Path) -> Iterator[Row]:
                     raise ConfigError(f"{place}: two columns are named {twice[0]!r}")
                 continue
             if len(cells) != len(columns):
-                raise ConfigError(f"{place}: this row has {len(cells)} cells, and there are {len(columns)} columns")
+                yield Row(place, wrong=f"this row has {len(cells)} cells, and there are {len(columns)} columns")
+                continue
             yield Row(place, {k: None if v in MISSING else v for k, v in zip(columns, cells, strict=True)})
     except csv.Error as error:
         raise ConfigError(f"{path}, line {line + 1}: this is no CSV: {error}") from error

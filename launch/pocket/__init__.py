@@ -6,12 +6,15 @@ matters more than likeness; that of `stories` works a sentence a step and is wha
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING
 
-from a1_sgl.errors import ConfigError
+from a1_sgl.arguments import StrPath, path
+from a1_sgl.errors import ConfigError, RuntimeFault
 from a1_sgl.launch.devices import devices
 from a1_sgl.launch.layout import specs
 from a1_sgl.launch.recipes import find_recipe
@@ -45,16 +48,31 @@ def card_path(task: str) -> Path:
 
 
 @contextmanager
-def pocket_pair(task: str = "chain", logs: Path = Path("runs/logs")) -> Iterator[Backend]:
+def pocket_pair(task: str = "chain", logs: StrPath | None = None) -> Iterator[Backend]:
     """Starts both runtimes of a pocket pair and connects to them for the length of a ``with`` block.
 
     That takes half a minute.
 
+    Args:
+        logs: folder for their logs, which stay there. None keeps them in a temporary one, which stays only after a
+            fault of a runtime.
+
     Raises:
         ConfigError: as `pocket_specs`.
-        A1Error: a runtime did not start; its log is in `logs`.
+        RuntimeFault: a runtime did not start; it names the log, as does a note of one that ends the block.
     """
     from a1_sgl.session import Backend
 
-    with serve(pocket_specs(task), logs) as (draft, target), Backend.connect(draft.url, target.url) as pair:
-        yield pair
+    specs = pocket_specs(task)
+    folder = path(logs, "logs") if logs is not None else Path(mkdtemp(prefix="a1-logs-"))
+    kept = logs is not None
+    try:
+        with serve(specs, folder) as (draft, target), Backend.connect(draft.url, target.url) as pair:
+            yield pair
+    except RuntimeFault as fault:
+        fault.add_note(f"logs of the runtimes: {folder}")
+        kept = True
+        raise
+    finally:
+        if not kept:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from pathlib import Path
 
 from a1_sgl.evals.runner import Eval, calibrate
 from a1_sgl.evals.tasks import find_task
@@ -25,8 +24,8 @@ def main(name: str) -> None:
         task=task, split="calibration", program="a1", runtime=None, chains=CHAINS, questions=QUESTIONS, alpha=ALPHA,
         sampling={"temperature": task.temperature, "top_p": 1.0},
     )  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder, pocket_pair(name, Path(folder) / "logs") as pair:
-        card, _ = calibrate(plan, pair, Path(folder) / "run")
+    with tempfile.TemporaryDirectory() as folder, pocket_pair(name) as pair:
+        card, _ = calibrate(plan, pair, folder)
     card.save(card_path(name))
     print(f"{len(card.scores):,} scores: {card_path(name)}")
 

@@ -87,7 +87,8 @@ def test_rho_is_measured_kept_and_used(here, runtimes, tmp_path):
 
 def test_doctor_says_whether_a1_pays(here, runtimes, tmp_path):
     urls = ["--draft", runtimes["draft"].url, "--target", runtimes["target"].url]
-    assert "not measured; `a1 bench rho`" in " ".join(here("doctor", *urls).stdout.split())
+    (speed,) = [one for one in json.loads(here("doctor", *urls, "--json").stdout)["checks"] if one["name"] == "speed"]
+    assert (speed["state"], speed["says"][:29]) == ("none", "not measured; `a1 bench rho` ")
     found = Rho(
         model="target", model_sha256="0" * 16, machine="m", packages={}, prefix=9, decode={64: 1.0},
         verify={64: {64: 0.25}},

@@ -429,10 +429,11 @@ def test_a_run_is_calibrated_certified_and_replayed(here, runtimes, tmp_path):
     for word in ("balanced", "authors", "cannot know", "95% intervals", "log wealth"):
         assert word in " ".join(again.stdout.split())
     assert max(map(len, again.stdout.splitlines())) <= 80
+    assert "so its rate is above alpha where alpha * n is not whole" in " ".join(again.stdout.split())
     page = (tmp_path / "report" / "report.html").read_text()
     assert "data:image/png;base64," in page
     assert "cannot know" in page
-    assert (tmp_path / "report" / "rates.png").stat().st_size > 10_000
+    assert (tmp_path / "report" / "report-rates.png").stat().st_size > 10_000
 
 
 def test_replay_prints_one_json_object(here, tmp_path):
@@ -457,4 +458,4 @@ def test_replay_prints_one_json_object(here, tmp_path):
     assert list(json.loads(swept.stdout)) == ["0.2", "0.4", "0.6"]
     shown = here("replay", "chains.jsonl", "--sweep", "alpha=0.2:0.6:0.2", "--seeds", "1", "--out", "r")
     assert shown.returncode == 0, shown.stderr
-    assert (tmp_path / "r" / "sweep.png").exists()
+    assert (tmp_path / "r" / "report-sweep.png").exists()

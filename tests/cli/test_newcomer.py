@@ -135,6 +135,7 @@ def test_lists_are_json_too_and_are_not_folded_in_a_pipe(command, here, monkeypa
     rows = next(iter(found.values()))
     assert len(rows) >= 3
     assert all(row["name"] and row["about"] for row in rows)
+    assert not any("`" in row["about"] for row in rows)
     monkeypatch.delenv("COLUMNS")
     wide = here(command).stdout.splitlines()
     assert all(sum(row["about"] in line for line in wide) >= 1 for row in rows)
@@ -191,6 +192,16 @@ def test_solve_without_a_card_says_what_to_run(here, fakes):
     assert "a1 calibrate --out" in done.stderr
 
 
+def test_a_rating_is_shown_as_one(here, fakes):
+    for more in ([], ["--alpha", "0.5"]):
+        done = here("solve", QUESTION, "--program", "spec_reason", "--set", 'cue="7"', *more)
+        assert done.returncode == 0, done.stderr
+        (line,) = [line for line in done.stdout.splitlines() if " of 9" in line]
+        assert "rating " in line
+        assert "score" not in line
+        assert ("p = " in line) == bool(more)
+
+
 # --- folders --------------------------------------------------------------------------------------------------
 
 
@@ -224,7 +235,10 @@ def test_a_replay_is_of_the_run_s_own_gate_and_alpha(here, fakes, tmp_path):
     few = ["--seeds", "1", "--minimum", "1"]
     found = json.loads(here("replay", "run", *few, "--json").stdout)
     assert list(found) == ["window", "balanced", "authors", "random", "oracle"]
-    assert "Rate at alpha 0.3" in here("replay", "run", *few).stdout
+    shown = here("replay", "run", *few).stdout
+    assert "Rate at alpha 0.3" in shown
+    assert "oracle: hindsight" in shown
+    assert "so its rate is above alpha where alpha * n is not whole" in " ".join(shown.split())
     assert "Rate at alpha 0.2" in here("replay", "run", *few, "--alpha", "0.2").stdout
     assert list(json.loads(here("replay", "run", *few, "--gate", "random", "--json").stdout)) == ["random"]
     budget = here("eval", "--out", "budget", *SMALL, "--gate", "turn-budget", "--alpha", "0.5")

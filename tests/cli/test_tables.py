@@ -10,6 +10,9 @@ from a1_sgl.cli import common, replay
 from a1_sgl.conformal import BUDGETS, GATES
 from a1_sgl.evals.metrics import take_over
 from a1_sgl.evals.replay import RULES
+from a1_sgl.types import LostEvent
+
+from ..evals.made import run, written
 
 
 @pytest.fixture
@@ -91,3 +94,18 @@ def test_every_gate_s_replay_fits_with_its_bound(printed, swept):
         assert name in gates
         assert len(cells) == 6
         assert "±12.4%" in cells
+
+
+def test_a_comparison_has_the_chains_that_were_lost_in_its_table(here, tmp_path):
+    def half(question, sample, answer, at, text):
+        whole = written(question, sample, answer, at, text)
+        return [LostEvent(question=question, sample=sample, error="gone")] if (question, sample) == ("q0", 1) else whole
+
+    for name, write in (("whole", written), ("half", half)):
+        run(tmp_path / name, [["1", "1"], ["1", "2"]], write=write)
+    done = here("compare", "whole", "half", "--allow", "unfinished")
+    assert done.returncode == 0, done.stderr
+    head, row, *_ = done.stdout.splitlines()
+    assert head.endswith("chains lost")
+    assert row.split()[-2:] == ["1,", "0"]
+    assert max(map(len, done.stdout.splitlines()[:3])) <= 80

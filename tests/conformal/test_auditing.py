@@ -265,6 +265,28 @@ def test_a_gate_that_was_saved_or_is_told_again_goes_on_alike():
     assert gate(0.4, question="s", sample=0, turn=1) == again(0.4, question="s", sample=0, turn=1)
 
 
+def test_an_audit_that_is_not_due_is_refused_and_changes_nothing():
+    gate, drawn, others = make("audited", 0.25, epsilon=0.05, audit_rate=0.5), [], []
+    gate.begin("q")
+    for i in range(40):
+        (drawn if gate(0.5, question="q", sample=i, turn=0).audit else others).append(i)
+    assert drawn
+    assert others
+    for sample in (others[0], 77):  # accepted or handed over and not drawn, and never decided
+        before = gate.state()
+        with pytest.raises(ValueError, match="no audit of .* is due: it was not drawn"):
+            gate.audited(True, question="q", sample=sample, turn=0)
+        assert gate.state() == before
+    gate.audited(True, question="q", sample=drawn[0], turn=0)
+    with pytest.raises(ValueError, match="or is answered"):
+        gate.audited(True, question="q", sample=drawn[0], turn=0)
+    again = make("audited", 0.25, epsilon=0.05, audit_rate=0.5)
+    again.restore(json.loads(json.dumps(gate.state())))
+    again.audited(False, question="q", sample=drawn[1], turn=0)
+    gate.end("q")
+    assert gate.state()["due"] == []
+
+
 def test_gates_that_ask_for_no_audits_hear_of_none():
     gate = make("adaptive-turn", 0.25)
     before = gate.state()
@@ -278,8 +300,9 @@ def test_a_guard_passes_audits_on_and_audits_nothing_that_it_hands_over():
     inner = make("audited", 0.25, epsilon=0.05, audit_rate=1.0)
     guard = GuardedGate(inner, threshold=1.001, action="hand-over")
     level = inner.audits.level(PLACE)
-    guard.audited(True, question="q", sample=0, turn=0)
-    assert inner.audits.level(PLACE) == pytest.approx(level + 0.1)
+    due = next(i for i in range(50) if guard(0.0, question="q", sample=i, turn=0).audit)
+    guard.audited(True, question="q", sample=due, turn=0)
+    assert inner.audits.level(PLACE) == pytest.approx(level + 0.1, abs=0.01)
     decisions = []
     for i in range(60):
         guard.begin(i)

@@ -194,8 +194,8 @@ def test_a_bank_of_what_is_no_number_is_refused():
         (lambda: ScoreBank(window=0), "window must be at least 1 score, not 0"),
         (lambda: MondrianBank("turn", minimum=0), "between 1 and the window, not 0"),
         (lambda: MondrianBank("turn", minimum=9, window=8), "between 1 and the window, not 9"),
-        (lambda: ShrunkBank("turn", weight=0), "weight must be positive, not 0"),
-        (lambda: ShrunkBank("turn", weight=math.nan), "weight must be positive, not nan"),
+        (lambda: ShrunkBank("turn", weight=0), "weight must be positive and finite, not 0"),
+        (lambda: ShrunkBank("turn", weight=math.nan), "weight must be positive and finite, not nan"),
         (lambda: ShrunkBank("turn", window=0).add(1.0, Place("q", 0, 0)), "window must be at least 1"),
     ],
 )

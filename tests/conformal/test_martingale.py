@@ -107,7 +107,7 @@ def test_the_stayer_wakes_by_hand():
         (lambda: SimpleJumper(bets=()), r"\[-2, 2\], not \[\]"),
         (lambda: SimpleJumper(bets=(0, 2.5)), r"\[-2, 2\], not \[0, 2.5\]"),
         (lambda: SleeperStayer(wake=0), "wake .* not 0"),
-        (lambda: SleeperStayer(grid=1), "grid must be at least 2, not 1"),
+        (lambda: SleeperStayer(grid=1), "grid must be a whole number from 2 to 1000, not 1"),
     ],
 )
 def test_settings_that_cannot_be_are_named(make, what):

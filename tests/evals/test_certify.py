@@ -187,7 +187,7 @@ def test_a_folder_of_something_else_and_another_card_are_refused(scripted, card,
     assert not (tmp_path / "out").exists()
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "certification.json").write_text("{")
-    with pytest.raises(ConfigError, match="torn/certification.json cannot be read: Invalid JSON"):
+    with pytest.raises(ConfigError, match="torn/certification.json cannot be read: this is no JSON"):
         certify(what(card), scripted(0.3), tmp_path / "torn")
 
 

@@ -40,7 +40,7 @@ def test_a_comparison_in_words(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"asked": "def"}, 'asked: "abc" there, "def" here'),
+        ({"asked": "def"}, "asked: 1 questions there, 1 here, 1 in both; --allow asked compares those in both"),
         ({"task": "math500"}, "task"),
         ({"sampling": {"temperature": 1.0}}, r"sampling\.temperature: 0\.6 there, 1\.0 here"),
         ({"models": {"draft": {"model": "other"}}}, r"models\.draft\.model"),
@@ -53,6 +53,15 @@ def test_runs_that_are_not_comparable_are_refused(tmp_path, changes, message):
     check(folders, allow=tuple(changes))
     with pytest.raises(ConfigError, match="--allow takes task, split"):
         check(folders, allow=("mood",))
+
+
+def test_how_many_questions_runs_share_is_said(tmp_path):
+    many, few = run(tmp_path / "a", [GOOD] * 6), run(tmp_path / "b", [GOOD] * 4, asked="def")
+    with pytest.raises(ConfigError, match="asked: 6 questions there, 4 here, 4 in both; --allow asked"):
+        check([many, few])
+    other = run(tmp_path / "c", [GOOD] * 4, ask="Why?", asked="ghi")
+    with pytest.raises(ConfigError, match="4 in both, of which 4 have another text or answer; --allow"):
+        check([few, other])
 
 
 def test_another_program_is_what_a_comparison_is_for(tmp_path):

@@ -79,7 +79,7 @@ def test_a_torn_line_is_asked_for_again_and_nonsense_is_named(endpoint, tmp_path
     assert judge(folder, endpoint.url, "m") == {("q0", "1"): "right", ("q0", "2"): "unclear"}
     before = path.read_text()
     path.write_text(before + '{"question": "q0"}\n')
-    with pytest.raises(ConfigError, match=r"judge-m-\w+\.jsonl, line 3: this cannot be read: answer: Field required"):
+    with pytest.raises(ConfigError, match=r"judge-m-\w+\.jsonl, line 3: this cannot be read: answer: is missing"):
         judge(folder, endpoint.url, "m")
     path.write_text(before)
     endpoint.failures = [200]

@@ -30,6 +30,7 @@ def page(tmp_path):
     written = write(tmp_path / "out" / "report.html", {"one": first, f"two {ATTACK}": second})
     assert {path.suffix for path in written} == {".html", ".png"}
     assert all(path.stat().st_size > 5000 for path in written)
+    assert all(path.name.startswith("report-") for path in written[1:])  # so that pages in one folder have their own
     return written[0]
 
 
@@ -274,6 +275,19 @@ def test_a_program_without_a_score_by_name_has_one_of_its_own(tmp_path):
     shown = browsed({"run": folder})
     assert shown.runs[0]["score"] == "score"
     assert shown.keys == ["score: what the program itself judges a chunk by"]
+
+
+def test_what_is_judged_by_a_rating_is_shown_by_it(tmp_path):
+    def rated(*named):
+        return [
+            one.model_copy(update={"rating": 7.25, "score": 1.75}) if isinstance(one, VerdictEvent) else one
+            for one in written(*named)
+        ]
+
+    shown = browsed({"run": run(tmp_path / "run", [["1"]], write=rated, program="spec_reason", gate=None)})
+    assert shown.runs[0]["score"] == "rating"
+    assert shown.keys[0].startswith("rating: the target's, from 0 (certainly wrong) to 9 (certainly right)")
+    assert shown.runs[0]["questions"][0]["chains"][0]["chunks"][0]["score"] == 7.25
 
 
 def test_every_failure_is_in_the_page_and_the_rest_as_far_as_there_is_room(tmp_path):

@@ -343,6 +343,36 @@ def test_a_file_that_is_not_what_its_name_says_is_refused_by_line(name, text, wh
         find_task("gsm8k", tmp_path).questions("all")
 
 
+def test_a_row_that_cannot_be_read_does_not_hide_the_others(tmp_path):
+    rows = [
+        '{"question": "a?", "answer": "#### 1"}',
+        '{"question": ',
+        "[1]",
+        "",
+        '{"question": "", "answer": "2"}',
+        "7x",
+    ]
+    (tmp_path / "gsm8k.jsonl").write_text("\n".join(rows))
+    with pytest.raises(ConfigError) as refused:
+        find_task("gsm8k", tmp_path).questions("all")
+    head, *told = str(refused.value).splitlines()
+    assert head == "task gsm8k has rows that cannot be asked"
+    assert [line.partition("gsm8k.jsonl, ")[2] for line in told] == [
+        "line 2: this is no JSON: Expecting value, at column 14",
+        "line 3: a row is an object, its values by column, not [1]",
+        "line 5: question: must not be empty; answer: has no '####'",
+        "line 6: this is no JSON: Extra data, at column 2",
+    ]
+    (tmp_path / "gsm8k.jsonl").write_text("{\n" * 12)
+    with pytest.raises(ConfigError, match="line 10: this is no JSON: .*\n  and 2 more$"):
+        find_task("gsm8k", tmp_path).questions("all")
+    (tmp_path / "many.csv").write_text("question,answer\na,1,2\n,#### 1\nb\n")
+    with pytest.raises(
+        ConfigError, match=r"line 2: this row has 3 .*\n.*line 3: question: .*\n.*line 4: this row has 1"
+    ):
+        find_task("gsm8k", tmp_path / "many.csv").questions("all")
+
+
 def test_cells_of_csv_are_text_as_they_are_written(tmp_path):
     path = tmp_path / "aime24.csv"
     path.write_bytes(b'\xef\xbb\xbfproblem,answer\r\n"a, ""b""\nc",007\r\n')
@@ -364,16 +394,31 @@ def test_fewer_than_one_question_is_refused(count, rows):
     [
         ("about: x\nsource: {hub: a/b}\nsplits: {}\nfields: {level: l}", "field `level` and `levels` go together"),
         ("about: [", "is no YAML"),
-        ("about: x", "source: Field required"),
+        ("about: x", "source: is missing"),
         ("about: x\nsource: {}\nsplits: {}", "a source is one of"),
-        ("about: x\nsource: {hub: a/b}\nsplits: {}\ngradr: math", "gradr: Extra inputs are not permitted"),
+        (
+            "about: x\nsource: {hub: a/b}\nsplits: {}\ngradr: math",
+            "gradr: is no field that there is; there are about, source, .*grader",
+        ),
+        (
+            "about: x\nsource: {hub: a/b, splt: x}\nsplits: {}",
+            "source.splt: is no field that there is; there are hub, ",
+        ),
+        ("about: x\nsource: {hub: 3}\nsplits: {}", "source.hub: must be text, not 3"),
+        (
+            "about: x\nsource: {hub: a/b}\nsplits: {a: [0, 1]}\nlevels: {name: l, frist: 5, last: 1}",
+            "levels.first: is missing\n  levels.frist: is no field that there is; there are name, first, last",
+        ),
         ("about: x\nsource: {hub: a/b}\nsplits: {}\ngrader: vibes", "unknown grader 'vibes'; known: exact, number"),
         ("about: x\nsource: {hub: a/b}\nsplits: {}\nchunking: page", "unknown chunking 'page'"),
         ("about: x\nsource: {hub: a/b}\nsplits: {test: [0.5, 0.2]}", "split test is"),
         ("about: x\nsource: {hub: a/b}\nsplits: {}\ngrader: choice", "go together"),
         ("about: x\nsource: {hub: a/b}\nsplits: {}", "a task with rows needs a split, such as"),
         ("about: x\nsource: {generated: chain}\nsplits: {test: [0, 1]}", "a generated one has those of its generator"),
-        ("about: x\nsource: {hub: a/b}\nsplits: {a: [0, 1]}\nfields: {question: []}", "fields.question: "),
+        (
+            "about: x\nsource: {hub: a/b}\nsplits: {a: [0, 1]}\nfields: {question: []}",
+            "fields.question: must have at least 1 items",
+        ),
         (
             "about: x\nsource: {hub: a/b}\nsplits: {a: [0, 1]}\ngrader: choice\n"
             "fields: {wrong: [a, b, c, d, e, f, g, h, i, j]}",

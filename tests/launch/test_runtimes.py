@@ -9,7 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 
 import httpx
 import psutil
@@ -22,7 +23,7 @@ from a1_sgl.errors import ConfigError, RuntimeFault
 from a1_sgl.evals.runner import Eval
 from a1_sgl.evals.tasks import find_task
 from a1_sgl.launch import cpu_engine
-from a1_sgl.launch.pocket import PAIRS, card_path, pocket_specs
+from a1_sgl.launch.pocket import PAIRS, card_path, pocket_pair, pocket_specs
 from a1_sgl.launch.runtimes import Running, Spec, serve
 from a1_sgl.launch.state import State
 
@@ -177,7 +178,12 @@ def test_the_state_file_survives_reused_process_ids(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "what"), [("{", "Invalid JSON"), ("[1]", "Input"), ('{"runtimes": [{"name": 3}]}', "runtimes.0.name: ")]
+    ("text", "what"),
+    [
+        ("{", "this is no JSON"),
+        ("[1]", r"must be a mapping, not \[1\]"),
+        ('{"runtimes": [{"name": 3}]}', "runtimes.0.name: must be text, not 3"),
+    ],
 )
 def test_a_broken_state_file_says_what_to_do(text, what, tmp_path):
     (tmp_path / "runtimes.json").write_text(text)
@@ -289,3 +295,27 @@ def test_with_a_gpu_nothing_is_changed(tmp_path):
     environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert out.stdout.split() == ["False", "False"], out.stderr
+
+
+@pytest.mark.parametrize("fault", [None, RuntimeFault("gone"), ConfigError("no")])
+def test_logs_of_a_pocket_pair_stay_only_after_a_fault_and_are_named(fault, tmp_path, monkeypatch):
+    @contextmanager
+    def serve(specs, logs):
+        (logs / "draft.log").write_text("x")
+        yield [SimpleNamespace(url="http://127.0.0.1:9")] * 2
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("a1_sgl.launch.pocket.serve", serve)
+    monkeypatch.setattr("a1_sgl.session.Backend.connect", lambda *urls: nullcontext())
+    with nullcontext() if fault is None else pytest.raises(type(fault)) as raised, pocket_pair():
+        (logs,) = tmp_path.iterdir()
+        if fault is not None:
+            raise fault
+    assert logs.exists() == isinstance(fault, RuntimeFault)
+    if isinstance(fault, RuntimeFault):
+        assert raised.value.__notes__ == [f"logs of the runtimes: {logs}"]
+    (tmp_path / "mine").mkdir()
+    with pocket_pair(logs=str(tmp_path / "mine")):
+        pass
+    assert (tmp_path / "mine" / "draft.log").exists()

@@ -410,10 +410,10 @@ def test_a_spoiled_line_is_named(tmp_path, name):
 @pytest.mark.parametrize(
     ("name", "line", "why"),
     [
-        ("events.jsonl", '{"event": "answer", "question": "q"}', "answer.answer: Field required"),
-        ("events.jsonl", "{", "Invalid JSON: EOF while parsing"),
-        ("chains.jsonl", '{"question": 3}', "question: Input should be a valid string"),
-        ("grades.jsonl", "\udcff", "Invalid JSON: "),
+        ("events.jsonl", '{"event": "answer", "question": "q"}', "answer.answer: is missing"),
+        ("events.jsonl", "{", "this is no JSON: EOF while parsing"),
+        ("chains.jsonl", '{"question": 3}', "question: must be text, not 3"),
+        ("grades.jsonl", "\udcff", "this is no JSON: "),
     ],
 )
 def test_what_is_wrong_with_a_spoiled_line_is_said(tmp_path, name, line, why):
@@ -428,11 +428,14 @@ def test_what_is_wrong_with_a_spoiled_line_is_said(tmp_path, name, line, why):
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (b"{", "run.json: Invalid JSON"),
-        (b"[]", "run.json: Input should be"),
-        (b"{}", "run.json: schema: Field required"),
-        (b'{"schema": 4, "environment": {}, "sessions": []}', "run.json: configuration: Field required"),
-        (b'{"schema": 4, "configuration": [], "environment": {}, "sessions": []}', "run.json: configuration: Input"),
+        (b"{", "run.json: this is no JSON"),
+        (b"[]", "run.json: must be a mapping, not"),
+        (b"{}", "run.json: schema: is missing"),
+        (b'{"schema": 4, "environment": {}, "sessions": []}', "run.json: configuration: is missing"),
+        (
+            b'{"schema": 4, "configuration": [], "environment": {}, "sessions": []}',
+            "run.json: configuration: must be a mapping",
+        ),
     ],
 )
 def test_a_spoiled_head_is_named(tmp_path, content, why):
@@ -444,7 +447,12 @@ def test_a_spoiled_head_is_named(tmp_path, content, why):
 
 @pytest.mark.parametrize(
     ("content", "why"),
-    [(b"{", "Invalid JSON"), (b"[]", "Input should be"), (b"\xff", "Invalid JSON"), (None, "No such file")],
+    [
+        (b"{", "this is no JSON"),
+        (b"[]", "must be a mapping, not"),
+        (b"\xff", "this is no JSON"),
+        (None, "No such file"),
+    ],
 )
 def test_a_whole_file_that_cannot_be_read_is_named(tmp_path, content, why):
     if content is not None:

@@ -5,7 +5,7 @@ import threading
 import pytest
 import sglang as sgl
 
-from a1_sgl.conformal import AuditedGate, Gate, ScoreBank
+from a1_sgl.conformal import AuditedGate, Gate, Place, ScoreBank
 from a1_sgl.engine import submit
 from a1_sgl.errors import ChainAborted, ConfigError, RecordFault, RuntimeFault
 from a1_sgl.programs import a1, a1_lookahead, self_reject, spec_reason
@@ -32,12 +32,14 @@ class Accepts(AuditedGate):
 
     def __init__(self, drawn=lambda **place: True, take_over=False):
         super().__init__(0.25, 0.03, 1.0, ScoreBank(), online=False)
-        self._take, self._drawn, self.heard = take_over, drawn, []
+        self._take, self._wanted, self.heard = take_over, drawn, []
 
     def __call__(self, score, **place):
         decision = super().__call__(score, **place)
         taken = self._take(**place) if callable(self._take) else self._take
-        return decision._replace(p_value=0.0 if taken else 1.0, alpha=0.5, audit=not taken and self._drawn(**place))
+        audit = not taken and self._wanted(**place)
+        self._due |= {Place(**place)} if audit else set()
+        return decision._replace(p_value=0.0 if taken else 1.0, alpha=0.5, audit=audit)
 
     def audited(self, wrong, **place):
         self.heard.append((wrong, place["sample"], place["turn"], place["attempt"]))

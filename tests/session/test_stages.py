@@ -3,14 +3,14 @@
 import pytest
 import sglang as sgl
 
-from a1_sgl.conformal import SCORES, UNSEEN, Gate, MondrianBank, Offsets, Score, TwoStage, make, marginal
+from a1_sgl.conformal import SCORES, UNSEEN, AuditedGate, Gate, MondrianBank, Offsets, Score, TwoStage, make, marginal
 from a1_sgl.conformal.scores import LIKELIEST
 from a1_sgl.errors import ConfigError
 from a1_sgl.evals.accounting import spared
 from a1_sgl.programs import PROGRAMS, a1, a1_lookahead, direct
 from a1_sgl.session import Backend, Group, Query, Roles, run_chains
 from a1_sgl.testing import FakeEngine
-from a1_sgl.types import ChainEvent, ChunkEvent, DropEvent, VerdictEvent
+from a1_sgl.types import AuditEvent, ChainEvent, ChunkEvent, DropEvent, VerdictEvent
 
 LINE = "1 + 1 = 2\n\n"
 OWN = SCORES["own_loss"]
@@ -229,6 +229,24 @@ def test_a_chain_that_fails_while_it_is_explored_counts_as_found():
     state = a1.run(question="q", backend=backend, samples=16, gate=gate, **STEPS | {"turns": 1})
     assert 0 < gate.found <= len(state.ret_value.lost) < 16  # beside those that were verified while it was closed
     assert not gate.state()["waiting"]
+
+
+def test_what_is_accepted_unseen_is_audited_too():
+    gate = TwoStage(AuditedGate(0.3, 0.05, 1.0), OWN, explore=1000, eta=0.1)
+    for i in range(200):
+        strange = i % 2
+        gate.calibrate(9.0 + i if strange and i % 4 else i / 1000, question=f"c{i}", first=3.0 * strange + i / 1000)
+    backend, _, target = fakes(own=-0.1)
+    _, events = run(a1, backend, gate=gate, samples=4, **STEPS | {"turns": 2})
+    unseen = [verdict for verdict in of(events, VerdictEvent) if verdict.unseen]
+    assert unseen
+    assert all(verdict.audit and verdict.call is None for verdict in unseen)
+    audits = {audit.place: audit for audit in of(events, AuditEvent)}
+    assert all(audits[verdict.place].wrong for verdict in unseen)  # the target writes another number
+    assert not gate.gate.state()["due"]
+    level = gate.gate.audits.level(unseen[0].place)
+    assert level == pytest.approx(0.3 + 0.1 * len(audits), abs=0.05)
+    assert [call.kind for call in target.calls].count("score") < len(audits)
 
 
 GATED = ("a1", "a1_lookahead", "self_reject", "self_reject_fork", "route", "spec_reason")
