@@ -47,6 +47,7 @@ def test_commands_are_as_they_are_written(arguments):
     command, context = typer.main.get_command(cli.app), None
     while True:
         context = command.context_class(command, parent=context)
+        arguments = getattr(command, "spelt_out", list)(arguments)
         inner = getattr(command, "commands", {}).get(arguments[0] if arguments else "")
         if inner is None:
             break

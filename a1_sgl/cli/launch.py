@@ -34,12 +34,16 @@ class Launch(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As Typer's."""
+        return super().parse_args(ctx, self.spelt_out(args))
+
+    def spelt_out(self, args: list[str]) -> list[str]:
+        """The arguments as a command and its options."""
         if args and args[0] not in self.commands and args[0] != "--help":
             args = ["start", *args]
         if "--" in args:
             at = args.index("--")
             args = [*args[:at], *(f"--both-flags={word}" for word in args[at + 1 :])]
-        return super().parse_args(ctx, args)
+        return args
 
 
 app = App(
