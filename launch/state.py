@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -41,8 +43,27 @@ class State:
         self.folder = folder
         self.path = folder / "runtimes.json"
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Makes this process the folder's launcher for the length of a ``with`` block; what ends it, kill -9, too.
+
+        Raises:
+            ConfigError: another process is, its runtimes starting or running.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "launcher.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(
+                    f"runtimes are already launched here ({self.folder}), or starting; see `a1 launch status`, stop "
+                    "them with `a1 launch stop`, or launch others in another folder with --state"
+                ) from None
+            self.write(())
+            yield
+
     def write(self, running: Sequence[Running]) -> None:
-        """Records `running`, with this process as their launcher."""
+        """Records `running`, with this process as their launcher; none are those that are not healthy yet."""
         me = psutil.Process()
         self._write(_Record(launcher=_Launcher(pid=me.pid, born=me.create_time()), runtimes=list(running)))
 
@@ -71,9 +92,14 @@ class State:
         return self._read().ended
 
     def launcher_alive(self) -> bool:
-        """Whether the launcher still runs."""
+        """Whether the launcher still runs; its runtimes may still be starting."""
         launcher = self._read().launcher
         return launcher is not None and alive(launcher.pid, launcher.born)
+
+    def launched_by(self, pid: int) -> bool:
+        """Whether all runtimes of the launcher with that process id are healthy."""
+        record = self._read()
+        return bool(record.runtimes) and record.launcher is not None and record.launcher.pid == pid
 
     def stop(self, timeout: float = 15.0) -> bool:
         """Ends the launcher and with it its runtimes; False if there was none."""

@@ -93,9 +93,10 @@ def start(
         _print_commands(lay_out(wanted, here), plan, bool(here), as_json)
         return
     store = State(state)
-    if store.launcher_alive():
-        raise ConfigError(f"runtimes are already launched ({store.path}); stop them with `a1 launch stop`")
     if detach:
+        if store.launcher_alive():  # refused here, and not only by the launcher, whose words are in its log
+            with store.held():
+                pass
         again = [*([recipe] if recipe is not None else []), "--timeout", str(timeout), "--state", str(state)]
         for role in models:
             again += [f"--{role}={models[role]}"] if models[role] is not None else []
@@ -104,6 +105,7 @@ def start(
         return
     waiting = contextlib.nullcontext() if as_json else watching()
     with (
+        store.held(),
         terminate_on_sigterm(),
         waiting as progress,
         serve(plan, state / "logs", timeout=timeout, progress=progress) as running,
@@ -140,7 +142,8 @@ def status(state: StateDir = STATE, as_json: common.Json = False) -> None:
     store = State(state)
     running = store.runtimes()
     if not running and not as_json:
-        console.print(f"nothing is launched here ({state})")
+        starting = f"runtimes are starting; their logs are in {state / 'logs'}"
+        console.print(starting if store.launcher_alive() else f"nothing is launched here ({state})")
         raise typer.Exit(1)
     if not _show(store, running, as_json):
         raise typer.Exit(1)
@@ -215,7 +218,7 @@ def _detached(arguments: Sequence[str], state: Path, quiet: bool) -> list[Runnin
     with contextlib.nullcontext() if quiet else watching() as progress:
         started = time.monotonic()
         try:
-            while not store.launcher_alive():
+            while not store.launched_by(launcher.pid):
                 if launcher.poll() is not None:
                     raise RuntimeFault(log.read_text(errors="replace").strip() or "the launcher ended without a word")
                 if progress is not None:

@@ -87,9 +87,11 @@ def test_detached_then_status_then_killed_launcher_leaves_nothing(tmp_path):
     assert all(list((tmp_path / "state").rglob(f"{one['name']}.metrics/*.db")) for one in record["runtimes"])
     status = cli("launch", "status", "--state", state)
     assert (status.returncode, status.stdout.count("healthy")) == (0, 2)
-    again = cli("launch", "pocket", "--state", state)
-    assert again.returncode == 2
-    assert "already launched" in again.stderr
+    for more in ([], ["--detach"]):
+        again = cli("launch", "pocket", "--state", state, *more)
+        assert again.returncode == 2
+        assert "already launched" in again.stderr
+    assert all(httpx.get(one["url"] + "/health").status_code == 200 for one in record["runtimes"])
     os.kill(record["launcher"]["pid"], signal.SIGKILL)
     assert wait_for(lambda: not any(group(pid) for pid in pids)), "processes were left behind"
     status = cli("launch", "status", "--state", state)
@@ -154,6 +156,38 @@ def test_what_ended_a_runtime_is_told_and_all_logs_stay(number, says, sleepers, 
     assert [one["state"] for one in found["runtimes"]] == ["dead", "dead"]
     assert re.search(f"(?s){says}", found["ended"]["what"])
     assert set(found["ended"]["logs"]) == {"draft", "target"}
+
+
+def test_a_folder_has_one_launcher_from_the_first_moment(sleepers, tmp_path, monkeypatch):
+    """While its runtimes start, too: another one would take their logs away, and what they count in."""
+    state, begun, go_on = tmp_path / "state", threading.Event(), threading.Event()
+    quick = importlib.import_module("a1_sgl.cli.launch").serve
+
+    @contextmanager
+    def slow(*arguments, **settings):
+        begun.set()
+        go_on.wait(30)
+        with quick(*arguments, **settings) as running:
+            yield running
+
+    monkeypatch.setattr("a1_sgl.cli.launch.serve", slow)
+    monkeypatch.setattr("a1_sgl.cli.launch.terminate_on_sigterm", nullcontext)  # is for a main thread
+    found = []
+    (first := threading.Thread(target=lambda: found.append(invoke("launch", "pocket", "--state", str(state))))).start()
+    try:
+        assert begun.wait(30)
+        status = cli("launch", "status", "--state", str(state))
+        assert (status.returncode, "runtimes are starting" in status.stdout) == (1, True)
+        again = cli("launch", "pocket", "--state", str(state))
+        assert (again.returncode, "already launched here" in again.stderr) == (2, True)
+        assert not (state / "logs").exists()
+    finally:
+        go_on.set()
+        wait_for(lambda: State(state).runtimes())
+        for one in State(state).runtimes():
+            os.kill(one.pid, signal.SIGKILL)
+        first.join()
+    assert isinstance(found[0].exception, RuntimeFault)
 
 
 @pytest.mark.slow
