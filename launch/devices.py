@@ -2,37 +2,97 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 from a1_sgl.errors import ConfigError, first_line
 
 
 @dataclass(frozen=True)
 class Device:
-    """A GPU: its name and its memory, in GiB."""
+    """A GPU.
+
+    Attributes:
+        name: what its maker calls it.
+        memory: in GiB.
+        id: what ``CUDA_VISIBLE_DEVICES`` takes for it.
+    """
 
     name: str
     memory: float
+    id: str
 
 
 def devices() -> list[Device]:
-    """What ``nvidia-smi`` shows here, by index; none on a machine without one.
+    """The GPUs that this process may use, by index; none on a machine without one.
+
+    ``CUDA_VISIBLE_DEVICES`` is respected; its numbers are taken in the order of the bus, which is that of nvidia-smi.
 
     Raises:
-        ConfigError: it is there and does not work.
+        ConfigError: there is one, and the driver's tool does not say what it is.
     """
-    if shutil.which("nvidia-smi") is None:
+    if shutil.which("nvidia-smi"):
+        found = _nvidia()
+    elif shutil.which("rocm-smi"):
+        found = _amd()
+    else:
         return []
-    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return [device for device, _ in found]
+    by_name = {name: device for device, names in found for name in names}
+    wanted = [word.strip() for word in visible.split(",") if word.strip()]
+    if unknown := [word for word in wanted if word not in by_name]:
+        raise ConfigError(
+            f"CUDA_VISIBLE_DEVICES names {unknown[0]!r}, which is none of {', '.join(by_name)}; correct it, or say "
+            "what there is with --gpus 2x80"
+        )
+    return [by_name[word] for word in wanted]
+
+
+def _nvidia() -> Sequence[tuple[Device, Sequence[str]]]:
+    told = _told("nvidia-smi", "--query-gpu=index,uuid,name,memory.total", "--format=csv,noheader,nounits")
     try:
-        told = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
-        found = [line.rpartition(",") for line in told.splitlines() if line.strip()]
-        return [Device(name.strip(), float(mebibytes) / 1024) for name, _, mebibytes in found]
-    except (OSError, ValueError, subprocess.SubprocessError) as error:
-        said = (getattr(error, "stderr", None) or first_line(error)).strip()
-        raise ConfigError(f"nvidia-smi does not say what GPUs there are ({said}); say it with --gpus 2x80") from error
+        rows = [[word.strip() for word in line.split(",")] for line in told.splitlines() if line.strip()]
+        found = [(Device(name, float(mebibytes) / 1024, index), (index, uuid)) for index, uuid, name, mebibytes in rows]
+    except ValueError:
+        found = []
+    if not found:
+        _unclear("nvidia-smi", told)
+    return found
+
+
+def _amd() -> Sequence[tuple[Device, Sequence[str]]]:
+    told = _told("rocm-smi", "--showmeminfo", "vram", "--json")
+    try:
+        cards = sorted((int(name.removeprefix("card")), card) for name, card in json.loads(told).items())
+        sizes = [float(card["VRAM Total Memory (B)"]) / 2**30 for _, card in cards]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        sizes = []
+    if not sizes:
+        _unclear("rocm-smi", told)
+    return [(Device("AMD GPU", size, str(index)), (str(index),)) for index, size in enumerate(sizes)]
+
+
+def _told(*command: str) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+    except subprocess.CalledProcessError as error:
+        _unclear(command[0], error.stderr.strip() or error.stdout)
+    except (OSError, subprocess.SubprocessError) as error:
+        _unclear(command[0], first_line(error))
+
+
+def _unclear(tool: str, told: str) -> NoReturn:
+    raise ConfigError(
+        f"{tool} does not say what GPUs there are: {' '.join(told.split()) or 'nothing'}; mend the driver, or say it "
+        "with --gpus 2x80"
+    )
 
 
 def planned(text: str) -> list[Device]:
@@ -45,9 +105,9 @@ def planned(text: str) -> list[Device]:
     try:
         if text == "0":
             return []
-        found = [Device(f"GPU of {float(memory):g} GiB", float(memory))] * int(count)
-        if not found or not 0 < float(memory) < 10_000:
+        number, size = int(count), float(memory)
+        if not (1 <= number <= 1024 and 0 < size < 10_000):
             raise ValueError
     except ValueError:
         raise ConfigError(f"--gpus is COUNTxGIB, such as 2x80, or 0 for none; not {text!r}") from None
-    return found
+    return [Device(f"GPU of {size:g} GiB", size, str(index)) for index in range(number)]

@@ -76,23 +76,30 @@ def fits(recipe: Recipe, devices: Sequence[Device], load: Load, memory: float) -
 
 
 def _on_gpus(role: str, part: Part, size: Size | None, devices: Sequence[Device], load: Load) -> Fit:
-    mine = part.of(0)
-    smallest = min(devices[gpu].memory for gpu in part.devices)
-    share = part.memory or part.flags.get("mem-fraction-static") or _static(smallest)
-    where = f"{len(mine)} x {smallest:g} GiB" if len(mine) > 1 else f"{smallest:g} GiB"
     if size is None:
         return Fit(role, "unknown", f"nothing is known of {part.model}, neither from a folder nor from the hub")
-    has = float(share) * smallest * _GIB
-    weights, a_token = size.weights / len(mine), size.kv / min(len(mine), size.kv_heads)
+    each, smallest = len(part.of(0)), min(devices[gpu].memory for gpu in part.devices)
+    share = float(part.memory or part.flags.get("mem-fraction-static") or _static(smallest, each, part))
+    where = f"{each} x {smallest:g} GiB" if each > 1 else f"{smallest:g} GiB"
     about = f"{_name(part)}: {_gib(size.weights)} of weights on {where}"
+    if size.heads % each:
+        fewer = max(number for number in range(1, each) if not size.heads % number)
+        return Fit(role, "wrong", f"{about}; its {size.heads} heads cannot be shared out among {each}",
+                   f"{fewer} of its devices")  # fmt: skip
+    weights, a_token, beside = size.weights / each, size.kv / min(each, size.kv_heads), ""
+    if (own := part.flags.get("speculative-draft-model-path")) is not None:
+        if (small := size_of(str(own), {})) is None:
+            beside = "; the model that it decodes with speculatively is not counted, since nothing is known of it"
+        else:
+            weights, a_token = weights + small.weights / each, a_token + small.kv / min(each, small.kv_heads)
+    has = share * smallest * _GIB
     if weights >= has:
-        return Fit(role, "wrong", f"{about}, of which it may take {share:.0%}", _for_weights(size, smallest, len(mine)))
+        return Fit(role, "wrong", f"{about}, of which it may take {share:.0%}", _for_weights(size, smallest, part))
     room = int((has - weights) / a_token) * part.workers
-    length = min(load.length, size.context)
     shown = f"{about}, which leaves a KV cache of {room:,} tokens"
     if part.workers > 1:
         shown += f" in {part.workers} workers"
-    return _held(role, shown, room, length, load, can_halve=not _halved(part))
+    return _held(role, shown + beside, room, min(load.length, size.context), load, can_halve=not _halved(part))
 
 
 def _on_cpu(role: str, part: Part, sizes: Mapping[str, Size | None], load: Load, memory: float) -> Fit:
@@ -123,28 +130,29 @@ def _held(role: str, shown: str, room: int, length: int, load: Load, *, can_halv
     return Fit(role, "tight", f"{shown}; {needed}, and what does not fit waits or is computed again", change)
 
 
-def _for_weights(size: Size, memory: float, now: int) -> str:
+def _for_weights(size: Size, memory: float, part: Part) -> str:
     """More GPUs for a worker, or fewer bits."""
-    usable = _static(memory) * memory * _GIB
-    gpus = now
-    while size.weights / gpus >= 0.9 * usable and gpus < 64:
+    now = gpus = len(part.of(0))
+    while size.weights / gpus >= 0.9 * _static(memory, gpus, part) * memory * _GIB and gpus < 64:
         gpus *= 2
     if gpus > now:
         more = f"{gpus} such GPUs for it (`devices`)"
-        return more if size.weights / 2 / now >= 0.9 * usable else f'{more}, or "quantization: fp8" among its flags'
+        fits = size.weights / 2 / now < 0.9 * _static(memory, now, part) * memory * _GIB
+        return f'{more}, or "quantization: fp8" among its flags' if fits else more
     return f"a larger share: memory: {min(size.weights / now / memory / _GIB + 0.1, 0.9):.2f}"
 
 
-def _static(memory: float) -> float:
+def _static(memory: float, gpus: int, part: Part) -> float:
     """The share that SGLang takes by itself for weights and cache.
 
-    What it leaves free, by its rule in 0.5.23 (`memory_hook.py`): half a GiB and 1.5 MiB for each token of a prefill
-    chunk, whose length goes by the memory, and on large devices at least 10 GiB. CUDA graphs come on top and are left
-    out here, which is a GiB or two.
+    What it leaves free, by its rule in 0.5.23 (`memory_hook.py`): half a GiB, 1.5 MiB for each token of a prefill
+    chunk, whose length goes by the memory, and an eighth of a GiB for each GPU; on large devices at least
+    10 GiB. CUDA graphs come on top and are left out here, which is a GiB or two.
     """
-    chunk = 2048 if memory < 20 else 4096 if memory < 60 else 8192
-    free = 0.5 + 1.5 * chunk / 1024
-    return 1 - max(free, 10.0 if memory > 60 else 0.0) / memory
+    steps = ((20, 2048), (60, 4096), (160, 8192))
+    chunk = next((tokens for most, tokens in steps if memory < most), 16_384)
+    free = 0.5 + 1.5 * max(float(part.flags.get("chunked-prefill-size", chunk)), 2048) / 1024 + gpus / 8
+    return max(0.0, 1 - max(free, 10.0 if memory > 60 else 0.0) / memory)
 
 
 def _halved(part: Part) -> bool:

@@ -21,7 +21,7 @@ def _parser() -> _Parser:
     enable()
     from sglang.srt.server_args import ServerArgs
 
-    parser = _Parser(prog="sglang", add_help=False)
+    parser = _Parser(prog="sglang", add_help=False, allow_abbrev=False)  # what is ours has one name
     ServerArgs.add_cli_args(parser)
     return parser
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,10 @@ from a1_sgl.launch.recipes import ROLES, Part, Recipe
 from a1_sgl.launch.runtimes import Spec
 from a1_sgl.launch.sizes import Size, size_of
 
-STATIC = 0.85
-"""Share of a GPU's memory that models on it may take together; the rest is for activations and CUDA graphs."""
+APART = 2.0
+"""GiB of a GPU that each runtime on it takes besides weights and KV cache: its CUDA context, graphs and activations."""
+MOST = 0.88
+"""Most of a GPU's memory that models which share it are given together."""
 _GIB = 2**30
 _ORDER = ("target", "verifier", "draft")
 _WEIGHTS = ("safetensors", "bin", "pt", "gguf")
@@ -24,8 +25,8 @@ def lay_out(recipe: Recipe, devices: Sequence[Device]) -> Recipe:
     """The recipe on these GPUs; one that says its devices, or is for none, stays as it is.
 
     With one GPU for everything the models share it: each has room for its weights, and the rest is shared out so that
-    all hold equally many tokens. With more, draft and verifier have one for each worker, and the target has the rest,
-    as many for each worker as are a power of two.
+    all hold equally many tokens. With more, draft and verifier have one for each worker, and the target has the rest:
+    as many for each worker as are a power of two by which its heads can be shared out.
 
     Raises:
         ConfigError: it names a GPU that is not there, there are too few, or the weights do not fit on the one.
@@ -51,7 +52,7 @@ def lay_out(recipe: Recipe, devices: Sequence[Device]) -> Recipe:
     free, placed = 0, {}
     for role, part in recipe.parts.items():  # the draft first, so that it has GPU 0
         others = sum(one.workers for name, one in recipe.parts.items() if name != role)
-        each = _power_of_two((len(devices) - others) // part.workers) if role == "target" else 1
+        each = _tensor_parallel(part, (len(devices) - others) // part.workers) if role == "target" else 1
         placed[role] = tuple(range(free, free + each * part.workers))
         free += each * part.workers
     return _with(recipe, {role: {"devices": mine} for role, mine in placed.items()})
@@ -60,31 +61,68 @@ def lay_out(recipe: Recipe, devices: Sequence[Device]) -> Recipe:
 def specs(recipe: Recipe, devices: Sequence[Device]) -> list[Spec]:
     """What is to be started for a recipe on a machine with these GPUs.
 
-    Runtimes that share a GPU start one after the other, the large models first, since SGLang takes its
-    ``--mem-fraction-static`` of what is free when it starts (0.5.23, `kv_cache_configurator.py`): the second's share
-    is of what the first one left.
+    Runtimes that share a GPU start one after the other, those on more GPUs first and then the large models, since
+    SGLang takes its ``--mem-fraction-static`` of what is free when it starts (0.5.23, `kv_cache_configurator.py`): the
+    second's share is of what the first one left, `APART` included.
 
     Raises:
-        ConfigError: as `lay_out`.
+        ConfigError: as `lay_out`; or the shares leave too little, or different amounts on the GPUs of one runtime.
     """
     recipe = lay_out(recipe, devices)
     for one in recipe.parts.values():
         _is_there(one)
-    found: list[Spec] = []
-    for role, part in sorted(recipe.parts.items(), key=lambda item: _ORDER.index(item[0])):
+    found: dict[str, Spec] = {}
+    taken = [0.0] * len(devices)
+    homes: dict[int, list[str]] = {}
+    for role, part in sorted(
+        recipe.parts.items(), key=lambda item: (-len(item[1].devices) / item[1].workers, _ORDER.index(item[0]))
+    ):
         for worker in range(part.workers):
             name = role if part.workers == 1 else f"{role}-{worker}"
             port = part.port and part.port + worker
-            spec = Spec(name, part.model, part.arguments, role=role, port=port)
-            found.append(_placed(spec, part, part.of(worker), found, recipe) if devices else spec)
-    return sorted(found, key=lambda spec: ROLES.index(spec.role))
+            flags, mine = part.arguments, part.of(worker) if devices else ()
+            if len(mine) > 1:
+                flags = ("--tp-size", str(len(mine)), *flags)
+            if part.memory is not None and mine:
+                flags = (
+                    "--mem-fraction-static",
+                    f"{_of_what_is_left(name, part.memory, mine, taken, devices):.3f}",
+                    *flags,
+                )
+            after = tuple(dict.fromkeys(other for gpu in mine for other in homes.get(gpu, ())))
+            ids = tuple(devices[gpu].id for gpu in mine)
+            found[name] = Spec(name, part.model, flags, role=role, devices=ids, after=after, port=port)
+            for gpu in mine:
+                homes.setdefault(gpu, []).append(name)
+                taken[gpu] += (part.memory or 1.0) * devices[gpu].memory + APART
+    return sorted(found.values(), key=lambda spec: ROLES.index(spec.role))
+
+
+def _of_what_is_left(
+    name: str, share: float, mine: Sequence[int], taken: Sequence[float], devices: Sequence[Device]
+) -> float:
+    """A share of a GPU's memory as one of what those that start before leave of it."""
+    left = [devices[gpu].memory - taken[gpu] for gpu in mine]
+    if max(left) > 1.1 * min(left):  # SGLang refuses to start on such (0.5.23, `bootstrap.py`)
+        raise ConfigError(
+            f"{name}: its GPUs {', '.join(map(str, mine))} would have different amounts of memory left, which tensor "
+            "parallelism does not take; let those that share GPUs share all of them, or use others"
+        )
+    wanted, has = share * devices[mine[0]].memory, min(left)
+    if wanted + APART > has:
+        raise ConfigError(
+            f"{name}: a share of {share:g} is {wanted:.1f} GiB, and of GPU {mine[0]} {max(0.0, has):.1f} GiB are left, "
+            f"of which {APART:g} GiB go to its CUDA context and graphs; make the shares smaller"
+        )
+    return wanted / has
 
 
 def _is_there(part: Part) -> None:
     """Refuses what looks like a folder and is none, and a folder without weights, before anything is started."""
-    folder = Path(part.model).expanduser()
+    folder = Path(part.model)
     if not folder.is_dir():
-        if part.model.startswith((".", "/", "~")) or part.model.count("/") > 1:
+        looks = part.model.startswith((".", "/")) or part.model.count("/") > 1
+        if looks and not folder.exists() and "://" not in part.model:
             raise ConfigError(
                 f"there is no folder {part.model}; a model is a folder or a hub name such as Qwen/QwQ-32B"
             )
@@ -96,18 +134,14 @@ def _is_there(part: Part) -> None:
         )
 
 
-def _placed(spec: Spec, part: Part, mine: tuple[int, ...], before: Sequence[Spec], recipe: Recipe) -> Spec:
-    shared = [one for one in before if set(one.devices) & set(mine)]
-    flags = spec.flags if len(mine) == 1 else ("--tp-size", str(len(mine)), *spec.flags)
-    if part.memory is not None:
-        taken = max(sum(recipe.parts[one.role].memory or 0 for one in shared if gpu in one.devices) for gpu in mine)
-        flags = ("--mem-fraction-static", f"{part.memory / (1 - taken):.3f}", *flags)
-    return replace(spec, flags=flags, devices=mine, after=tuple(one.name for one in shared))
-
-
 def _sharing(recipe: Recipe, device: Device) -> Recipe:
     """All on GPU 0."""
     said = {role: part.memory for role, part in recipe.parts.items()}
+    if len(said) > 1 and any("mem-fraction-static" in part.flags for part in recipe.parts.values()):
+        raise ConfigError(
+            "mem-fraction-static is worked out where models share a GPU, since it is of what is free when a server "
+            "starts; say `memory` for each role in a recipe of yours, or leave it out"
+        )
     if all(said.values()) or len(said) == 1:
         return _with(recipe, {role: {"devices": (0,)} for role in said})
     sizes = {role: size_of(part.model, part.flags) for role, part in recipe.parts.items()}
@@ -117,11 +151,12 @@ def _sharing(recipe: Recipe, device: Device) -> Recipe:
             f"{device.name} is to be shared; say `memory` for each role in a recipe of yours, or use a local folder"
         )
     known: dict[str, Size] = {role: size for role, size in sizes.items() if size is not None}
-    rest = STATIC * device.memory * _GIB - sum(size.weights for size in known.values())
+    share = min(MOST, 1 - APART * len(known) / device.memory)
+    rest = share * device.memory * _GIB - sum(size.weights for size in known.values())
     if rest <= 0:
         weights = ", ".join(f"{role} {size.weights / _GIB:.1f} GiB" for role, size in known.items())
         raise ConfigError(
-            f"the weights do not fit on one {device.name} ({weights}; {STATIC:.0%} of {device.memory:g} GiB are for "
+            f"the weights do not fit on one {device.name} ({weights}; {share:.0%} of {device.memory:g} GiB are for "
             "weights and KV cache); take smaller models, a quantised target, or another GPU"
         )
     a_token = sum(size.kv for size in known.values())
@@ -134,5 +169,8 @@ def _with(recipe: Recipe, changes: dict[str, dict[str, Any]]) -> Recipe:
     return recipe.model_copy(update=parts)
 
 
-def _power_of_two(most: int) -> int:
-    return int(1 << (most.bit_length() - 1))
+def _tensor_parallel(part: Part, most: int) -> int:
+    size, each = size_of(part.model, part.flags), int(1 << (most.bit_length() - 1))
+    while size is not None and size.heads % each:
+        each //= 2
+    return each

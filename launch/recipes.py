@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from a1_sgl import reading
@@ -28,7 +28,10 @@ RECIPES = tuple(sorted(path.stem for path in HERE.glob("*.yaml")))
 ROLES = ("draft", "target", "verifier")
 _OURS = dict.fromkeys(("model", "model-path"), "model") | {"port": "port"}
 _OURS |= dict.fromkeys(("tp", "tp-size", "tensor-parallel-size", "base-gpu-id"), "devices")
+_OURS |= dict.fromkeys(("pp-size", "pipeline-parallel-size", "nnodes", "node-rank"), "devices")
 _OURS |= dict.fromkeys(("dp", "dp-size", "data-parallel-size"), "workers")
+_NUMBERS = ("context-length", "max-total-tokens", "chunked-prefill-size", "mem-fraction-static")
+"""Flags that `a1_sgl.launch.fit` reckons with."""
 
 
 class Part(BaseModel):
@@ -48,11 +51,16 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str = Field(min_length=1)
-    devices: tuple[int, ...] = ()
+    devices: tuple[StrictInt, ...] = ()
     workers: int = Field(default=1, ge=1, le=64)
     memory: float | None = Field(default=None, gt=0, lt=1)
     port: int | None = Field(default=None, ge=1, le=65_000)
     flags: Mapping[str, Any] = {}
+
+    @field_validator("model")
+    @classmethod
+    def _is_seen_from_home(cls, model: str) -> str:
+        return str(Path(model).expanduser()) if model.startswith("~") else model
 
     @field_validator("flags")
     @classmethod
@@ -66,6 +74,8 @@ class Part(BaseModel):
                 raise ValueError(
                     f"{flag} takes a value, or true where SGLang's flag has none; leave out what is not set"
                 )
+            if flag.replace("_", "-") in _NUMBERS:
+                _number(flag, value)
         return {flag.replace("_", "-"): value for flag, value in flags.items()}
 
     @model_validator(mode="after")
@@ -107,6 +117,11 @@ class Recipe(BaseModel):
         unplaced = [role for role, part in self.parts.items() if not part.devices]
         if unplaced and len(unplaced) < len(self.parts):
             raise ValueError(f"{unplaced[0]}: say its devices, as the others do, or leave out all of them")
+        taken: dict[int, str] = {}
+        for role, part in self.parts.items():
+            for port in range(part.port, part.port + part.workers) if part.port else ():
+                if (other := taken.setdefault(port, role)) != role:
+                    raise ValueError(f"{role}: port {port} is where {other} listens")
         for device in sorted({device for part in self.parts.values() for device in part.devices}):
             shares = {role: part.memory for role, part in self.parts.items() if device in part.devices}
             unsaid = [role for role, share in shares.items() if share is None]
@@ -155,7 +170,7 @@ def find_recipe(name: str) -> Recipe:
     Raises:
         ConfigError: there is none, or it says something that cannot be.
     """
-    path = HERE / f"{name}.yaml" if name in RECIPES else Path(name)
+    path = (HERE / f"{name}.yaml" if name in RECIPES else Path(name)).resolve()
     if name not in RECIPES and path.suffix not in (".yaml", ".yml"):
         raise ConfigError(
             f"unknown launch recipe {name!r}; known: {', '.join(RECIPES)}, or a file of yours, such as my.yaml"
@@ -165,7 +180,7 @@ def find_recipe(name: str) -> Recipe:
         raise ConfigError(f"{path} is no launch recipe: it is a mapping with a draft, a target or both")
     recipe = _checked({"name": path.stem, **said}, str(path))
     folders = {role: path.parent / part.model for role, part in recipe.parts.items()}
-    return recipe.changed({role: str(folder.resolve()) for role, folder in folders.items() if folder.is_dir()}, {})
+    return recipe.changed({role: str(place.resolve()) for role, place in folders.items() if place.exists()}, {})
 
 
 def _checked(said: Mapping[str, Any], where: str) -> Recipe:
@@ -180,6 +195,13 @@ def _told(error: ErrorDetails) -> str:
         fields = Part.model_fields if len(error["loc"]) > 1 else Recipe.model_fields
         return f"{'.'.join(map(str, error['loc']))} is nothing that a recipe has; here it has {', '.join(fields)}"
     return named(error)
+
+
+def _number(flag: str, value: Any) -> None:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{flag} takes a number, not {value!r}") from None
 
 
 def _words(name: str, value: Any) -> Iterator[str]:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from a1_sgl.errors import RuntimeFault
+from a1_sgl.errors import ConfigError, RuntimeFault
 from a1_sgl.launch.cpu_engine import has_gpu
 from a1_sgl.launch.serve import WATCH
 
@@ -51,7 +51,7 @@ class Spec:
         model: a folder or a hub name.
         flags: SGLang's own, in addition to those that every runtime is started with.
         role: what it is found by; its name, unless several serve one role.
-        devices: the GPUs that it sees; none given, all of them.
+        devices: the GPUs that it sees, as ``CUDA_VISIBLE_DEVICES`` has them; none given, all of them.
         after: names of those that must be healthy before it starts.
         port: where it listens; None takes what is free.
     """
@@ -60,7 +60,7 @@ class Spec:
     model: str
     flags: tuple[str, ...] = ()
     role: str = ""
-    devices: tuple[int, ...] = ()
+    devices: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     port: int | None = None
 
@@ -80,7 +80,8 @@ class Spec:
         if not gpu:
             found |= {"SGLANG_USE_CPU_ENGINE": "1", "OMP_NUM_THREADS": "1"}
         elif self.devices:
-            found["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self.devices))
+            # By the bus, as nvidia-smi counts; left to itself CUDA puts the fastest one first.
+            found |= {"CUDA_VISIBLE_DEVICES": ",".join(self.devices), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
         return found
 
 
@@ -140,6 +141,7 @@ def serve(
         progress: told about twice a second what each runtime is doing.
 
     Raises:
+        ConfigError: a port that was named is taken.
         RuntimeFault: a runtime died or was not healthy in time; with the end of its log and the likely cause.
     """
     logs.mkdir(parents=True, exist_ok=True)
@@ -170,10 +172,10 @@ def _start_all(
                     continue
                 started[spec.name] = _start(spec, logs)
             process, one = started[spec.name]
-            if process.poll() is not None:
-                raise RuntimeFault(_post_mortem(one, f"ended with status {process.returncode} while starting"))
             if state[spec.name] != "healthy":
                 state[spec.name] = "healthy" if one.healthy() else f"starting, {waited:.0f} s"
+            if process.poll() is not None:  # asked last: what answers may be another's server, on the same port
+                raise RuntimeFault(_post_mortem(one, f"ended with status {process.returncode} while starting"))
         if waited > timeout:
             late = next(one for _, one in started.values() if state[one.name] != "healthy")
             raise RuntimeFault(_post_mortem(late, f"was not healthy after {timeout:.0f} s"))
@@ -188,7 +190,7 @@ def _metrics(name: str, logs: Path) -> Path:
 
 
 def _start(spec: Spec, logs: Path) -> tuple[subprocess.Popen[bytes], Running]:
-    port, log = spec.port or _free_port(), logs / f"{spec.name}.log"
+    port, log = _free_port(spec), logs / f"{spec.name}.log"
     if log.exists():  # that of the last one may be what says why it ended
         log.replace(log.with_suffix(".previous.log"))
     metrics = _metrics(spec.name, logs)
@@ -248,7 +250,11 @@ def _signal_group(pid: int, number: signal.Signals) -> None:
         os.killpg(pid, number)
 
 
-def _free_port() -> int:
+def _free_port(spec: Spec) -> int:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: one that ended is no obstacle
+        try:
+            probe.bind(("127.0.0.1", spec.port or 0))
+        except OSError as error:
+            raise ConfigError(f"{spec.name}: port {spec.port} is taken ({error.strerror}); name another one") from error
         return int(probe.getsockname()[1])

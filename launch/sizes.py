@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from a1_sgl.errors import ConfigError
-from a1_sgl.launch.shapes import PUBLISHED
+from a1_sgl.launch.shapes import PUBLISHED, Shape
 
 _BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "half": 2.0, "float": 4.0}
 _QUANTISED = {"fp8": 1.0, "w8a8_fp8": 1.0, "w8a8_int8": 1.0, "awq": 0.56, "gptq": 0.56, "awq_marlin": 0.56,
@@ -26,15 +26,17 @@ class Size:
         kv: bytes a token takes in the KV cache, all layers together.
         context: longest sequence, in tokens.
         kv_heads: over how many GPUs the KV cache can be split.
+        heads: of attention; as many GPUs as divide them can share the model.
     """
 
     weights: float
     kv: float
     context: int
     kv_heads: int
+    heads: int
 
     def __post_init__(self) -> None:
-        if min(self.weights, self.kv, self.context, self.kv_heads) <= 0:
+        if min(self.weights, self.kv, self.context, self.kv_heads, self.heads) <= 0:
             raise ValueError(f"a model has weights, layers, heads and a context: {self}")
 
 
@@ -51,18 +53,44 @@ def size_of(model: str, flags: Mapping[str, Any], *, cpu: bool = False) -> Size 
     Raises:
         ConfigError: the folder is none of a model.
     """
-    config, parameters, stored = _described(model)
-    if config is None:
+    try:
+        return _sized(model, flags, cpu)
+    except ConfigError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(
+            f"{model}: its config.json is not what a language model's is ({type(error).__name__}: {error}), so "
+            "nobody can say how large it is"
+        ) from error
+
+
+def _sized(model: str, flags: Mapping[str, Any], cpu: bool) -> Size | None:
+    whole, parameters, stored = _described(model)
+    if whole is None:
         return None
-    config = config.get("text_config", config)  # of a model that sees, too
+    config = whole.get("text_config") or whole  # of a model that sees, too
     dtype = "float32" if cpu else str(flags.get("dtype", "auto"))
     a_number = _BYTES.get(dtype if dtype != "auto" else _native(config), 2.0)
     quantised = _QUANTISED.get(str(flags.get("quantization")))
-    weights = stored if stored and dtype == "auto" and quantised is None else parameters * (quantised or a_number)
+    if stored and ("quantization_config" in whole or (dtype == "auto" and quantised is None)):
+        weights = stored  # as they are
+    else:
+        weights = (parameters or _dense(config)) * (quantised or a_number)
     in_cache = 1.0 if str(flags.get("kv-cache-dtype", "auto")).startswith("fp8") else a_number
-    heads = int(config.get("num_key_value_heads") or config["num_attention_heads"])
+    heads = int(config["num_attention_heads"])
+    kv_heads = 1 if config.get("kv_lora_rank") else int(config.get("num_key_value_heads") or heads)
     context = int(flags.get("context-length") or config.get("max_position_embeddings") or 0)
-    return Size(weights, _numbers(config, heads) * in_cache, context, heads)
+    return Size(weights, _numbers(config, kv_heads) * in_cache, context, kv_heads, heads)
+
+
+def _dense(config: Mapping[str, Any]) -> float:
+    """How many parameters a model of that shape has, if its layers are plain ones; of one without weights here."""
+    shape = Shape(
+        config["num_hidden_layers"], config["hidden_size"], config["intermediate_size"], config["num_attention_heads"],
+        config.get("num_key_value_heads") or config["num_attention_heads"], config["vocab_size"],
+        tied=bool(config.get("tie_word_embeddings")), head=config.get("head_dim") or 0,
+    )  # fmt: skip
+    return shape.parameters
 
 
 def _native(config: Mapping[str, Any]) -> str:
@@ -83,7 +111,7 @@ def _numbers(config: Mapping[str, Any], heads: int) -> int:
 
 def _described(model: str) -> tuple[Mapping[str, Any] | None, float, float]:
     """Its ``config.json``, how many parameters it has, and how many bytes its files take, where they are here."""
-    if (folder := Path(model).expanduser()).is_dir():
+    if (folder := Path(model)).is_dir():
         return _in_folder(folder)
     if (shape := PUBLISHED.get(model)) is not None:
         return shape.config(), shape.parameters, 0.0
@@ -95,8 +123,10 @@ def _in_folder(folder: Path) -> tuple[Mapping[str, Any], float, float]:
         config = json.loads((folder / "config.json").read_bytes())
     except (OSError, ValueError) as error:
         raise ConfigError(f"{folder} is no model's folder: its config.json cannot be read ({error})") from error
-    stored = float(sum(file.stat().st_size for file in folder.glob("*.safetensors")))
-    stored = stored or float(sum(file.stat().st_size for file in folder.glob("*.bin")))
+    stored = 0.0
+    for kind in ("safetensors", "bin", "pt", "gguf"):  # one kind is served, and not a second copy of it in one file
+        files = [file for file in folder.glob(f"*.{kind}") if not file.name.startswith("consolidated")]
+        stored = stored or float(sum(file.stat().st_size for file in files))
     return config, stored / _BYTES.get(_native(config), 2.0), stored
 
 

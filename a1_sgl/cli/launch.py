@@ -19,10 +19,11 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from a1_sgl.cli import common, complete, console
-from a1_sgl.cli.app import App
+from a1_sgl.cli.app import App, verbose
 from a1_sgl.cli.common import STATE, StateDir
 from a1_sgl.errors import ConfigError, RuntimeFault
 from a1_sgl.launch import devices
+from a1_sgl.launch.cpu_engine import has_gpu
 from a1_sgl.launch.layout import lay_out, specs
 from a1_sgl.launch.recipes import Recipe, find_recipe, recipe_of
 from a1_sgl.launch.runtimes import Running, Spec, obituary, serve
@@ -40,7 +41,7 @@ class Launch(TyperGroup):
         """The arguments as a command and its options."""
         if args and args[0] not in self.commands and args[0] != "--help":
             args = ["start", *args]
-        if "--" in args:
+        if args[:1] == ["start"] and "--" in args:
             at = args.index("--")
             args = [*args[:at], *(f"--both-flags={word}" for word in args[at + 1 :])]
         return args
@@ -80,8 +81,10 @@ def start(
     models = {"draft": draft, "target": target, "verifier": verifier}
     flags = {"draft": draft_flags, "target": target_flags, "verifier": verifier_flags}
     wanted = _wanted(recipe, {role: model for role, model in models.items() if model is not None}, flags, both_flags)
-    if gpus is not None and not dry_run:
-        raise ConfigError("--gpus plans for a machine that is not this one; give --dry-run with it")
+    if gpus is not None and not dry_run and has_gpu() is not bool(devices.planned(gpus)):
+        raise ConfigError(f"--gpus {gpus} is not this machine; give --dry-run with it, to plan for another one")
+    if not timeout > 0:
+        raise ConfigError(f"--timeout is above 0 s, not {timeout:g}")
     here = devices.devices() if gpus is None else devices.planned(gpus)
     plan = specs(wanted, here)
     if any(flags.values()) or both_flags or (recipe is not None and recipe.endswith((".yaml", ".yml"))):
@@ -97,7 +100,8 @@ def start(
         if store.launcher_alive():  # refused here, and not only by the launcher, whose words are in its log
             with store.held():
                 pass
-        again = [*([recipe] if recipe is not None else []), "--timeout", str(timeout), "--state", str(state)]
+        again = [*([recipe] if recipe is not None else []), *(["--verbose"] if verbose() else [])]
+        again += ["--timeout", str(timeout), "--state", str(state)]
         for role in models:
             again += [f"--{role}={models[role]}"] if models[role] is not None else []
             again += [f"--{role}-flags={flags[role]}"] if flags[role] else []
@@ -151,6 +155,8 @@ def status(state: StateDir = STATE, as_json: common.Json = False) -> None:
 
 def _wanted(name: str | None, models: Mapping[str, str], flags: Mapping[str, str], both: list[str] | None) -> Recipe:
     """The recipe that is named, with what the command line changes; without one, the models alone."""
+    if name in ("start", "stop", "status"):
+        raise ConfigError(f"a1 launch {name}: that word comes first, and its options after it")
     if name is None and not models:
         raise ConfigError("say what to serve: a recipe (see `a1 recipes`), or --draft MODEL --target MODEL")
     recipe = find_recipe(name) if name is not None else recipe_of(models)
@@ -177,7 +183,7 @@ def _print_commands(recipe: Recipe, plan: Sequence[Spec], gpu: bool, as_json: bo
         return
     for spec in plan:
         environment, command = commands[spec.name]
-        where = f" on GPU {', '.join(map(str, spec.devices))}" if spec.devices else "" if gpu else " on the CPU"
+        where = f" on GPU {', '.join(spec.devices)}" if spec.devices else "" if gpu else " on the CPU"
         after = f", when the {' and the '.join(spec.after)} is healthy" if spec.after else ""
         words = [*(f"{name}={value}" for name, value in environment.items()), "python", *command[1:]]
         console.print(f"# {spec.name}: {spec.model}{where}{after}", highlight=False, markup=False, soft_wrap=True)
@@ -215,7 +221,7 @@ def _detached(arguments: Sequence[str], state: Path, quiet: bool) -> list[Runnin
             [sys.executable, "-m", "a1_sgl.cli", "launch", "start", *arguments],
             stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
-    with contextlib.nullcontext() if quiet else watching() as progress:
+    with terminate_on_sigterm(), contextlib.nullcontext() if quiet else watching() as progress:
         started = time.monotonic()
         try:
             while not store.launched_by(launcher.pid):
@@ -251,13 +257,19 @@ def watching() -> Iterator[Callable[[Mapping[str, str]], None]]:
 
 @contextlib.contextmanager
 def terminate_on_sigterm() -> Iterator[None]:
-    """Lets SIGTERM unwind the stack as Ctrl-C does, so that runtimes are stopped and records closed."""
+    """Lets SIGTERM, and SIGHUP of a terminal that is closed, unwind the stack as Ctrl-C does.
+
+    So runtimes are stopped and records closed.
+    """
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    # Under nohup the latter is ignored, and stays so.
+    heard = [one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in heard}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -15,7 +15,7 @@ from a1_sgl.evals import recipes as evals
 from a1_sgl.launch.devices import devices, planned
 from a1_sgl.launch.fit import Load, fits
 from a1_sgl.launch.flags import check
-from a1_sgl.launch.layout import STATIC, lay_out, specs
+from a1_sgl.launch.layout import APART, MOST, lay_out, specs
 from a1_sgl.launch.recipes import RECIPES, Recipe, find_recipe, recipe_of
 from a1_sgl.launch.runtimes import Spec
 from a1_sgl.launch.shapes import PUBLISHED
@@ -29,6 +29,17 @@ def a1(*arguments):
     command_line._register()
     done = CliRunner(env={"COLUMNS": "200"}).invoke(command_line.app, arguments)
     return done.exit_code, done.stdout, done.exception if isinstance(done.exception, A1Error) else None
+
+
+def gpu_tool(folder, monkeypatch, says, status=0, name="nvidia-smi"):
+    """A machine whose driver's tool says that."""
+    tool = folder / name
+    (folder / "said").write_text(says)
+    tool.write_text(f"#!/bin/sh\ncat {folder}/said\nexit {status}\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return tool
 
 
 def gpus_of(recipe):
@@ -94,6 +105,14 @@ def test_models_of_recipes_are_known_without_a_hub():
         ("draft: {devices: [0]}", "draft.model: is missing"),
         ("draft: {model: x, devices: [0, 0]}", r"devices are different GPUs.*not \[0, 0\]"),
         ("draft: {model: x, devices: [-1]}", "devices are different GPUs"),
+        ("draft: {model: x, devices: [true]}", "draft.devices.0: must be a whole number, not True"),
+        ("draft: foo/bar", "draft: must be a mapping, not 'foo/bar'"),
+        (
+            "draft: {model: x, port: 9000}\ntarget: {model: y, port: 8999, workers: 2}",
+            "target: port 9000 is where draft",
+        ),
+        ("draft: {model: x, flags: {context-length: 8k}}", "context-length takes a number, not '8k'"),
+        ("draft: {model: x, flags: {pp-size: 2}}", "pp-size is what `devices` says"),
         ("draft: {model: x, devices: [0, 1, 2], workers: 2}", "3 devices cannot be shared out evenly among 2 workers"),
         ("draft: {model: x, workers: 0}", "draft.workers: must be at least 1, not 0"),
         ("draft: {model: x, memory: 1.5}", "draft.memory: must be below 1, not 1.5"),
@@ -168,7 +187,7 @@ def test_without_a_gpu_everything_is_on_the_cpu():
 def test_with_several_gpus_the_draft_has_one_and_the_target_the_rest():
     for count, target in [(2, (1,)), (3, (1, 2)), (4, (1, 2)), (8, (1, 2, 3, 4))]:
         found = {spec.name: spec for spec in specs(recipe_of({"draft": QWEN, "target": QWQ}), planned(f"{count}x80"))}
-        assert (found["draft"].devices, found["target"].devices) == ((0,), target)
+        assert (found["draft"].devices, found["target"].devices) == (("0",), tuple(map(str, target)))
         assert option(found["target"], "--tp-size") == (str(len(target)) if len(target) > 1 else None)
         assert not found["draft"].after
         assert "--mem-fraction-static" not in (*found["draft"].flags, *found["target"].flags)
@@ -180,12 +199,57 @@ def test_workers_share_the_devices_out():
          "target": {"model": "n", "devices": [0, 1, 2, 3], "workers": 2, "port": 30_010}}
     )  # fmt: skip
     found = {spec.name: spec for spec in specs(recipe, planned("5x80"))}
-    assert [found[f"target-{i}"].devices for i in (0, 1)] == [(0, 1), (2, 3)]
+    assert [found[f"target-{i}"].devices for i in (0, 1)] == [("0", "1"), ("2", "3")]
     assert [found[f"target-{i}"].port for i in (0, 1)] == [30_010, 30_011]
     assert {one.role for one in found.values()} == {"draft", "target"}
     laid = lay_out(Recipe.model_validate({"draft": {"model": "m"}, "target": {"model": "n", "workers": 2}}),
                    planned("6x80"))  # fmt: skip
     assert (laid.draft.devices, laid.target.devices) == ((0,), (1, 2, 3, 4))
+
+
+@pytest.mark.parametrize(("model", "count", "each"), [(QWEN, 9, 4), (QWQ, 17, 8), ("nobody/knows", 17, 16)])
+def test_a_model_goes_on_as_many_gpus_as_divide_its_heads(model, count, each, monkeypatch):
+    monkeypatch.setattr("a1_sgl.launch.sizes._from_hub", lambda model: (None, 0.0, 0.0))
+    laid = lay_out(recipe_of({"draft": QWEN, "target": model}), planned(f"{count}x80"))
+    assert len(laid.target.devices) == each
+    three = Recipe.model_validate({"target": {"model": QWQ, "devices": [0, 1, 2]}})
+    (fit,) = fits(three, planned("3x80"), Load(1, 1000), 0)
+    assert (fit.state, fit.change) == ("wrong", "2 of its devices")
+
+
+def test_only_gpus_that_this_process_may_use_are_used(monkeypatch, tmp_path):
+    gpu_tool(tmp_path, monkeypatch, "\n".join(f"{i}, GPU-{i}a, NVIDIA H100, 81559" for i in range(4)))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-3a")
+    found = {spec.name: spec for spec in specs(recipe_of({"draft": QWEN, "target": QWQ}), devices())}
+    assert found["draft"].environment(gpu=True)["CUDA_VISIBLE_DEVICES"] == "2"
+    assert found["target"].environment(gpu=True)["CUDA_VISIBLE_DEVICES"] == "3"
+    assert found["target"].environment(gpu=True)["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert devices() == []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-1")
+    with pytest.raises(ConfigError, match="CUDA_VISIBLE_DEVICES names 'MIG-1', which is none of 0, GPU-0a"):
+        devices()
+
+
+def test_those_on_more_gpus_start_first_and_need_the_same_of_each():
+    """SGLang refuses ranks that do not have about equally much free."""
+    said = {"draft": {"model": "m", "devices": [0, 1], "memory": 0.2},
+            "target": {"model": "n", "devices": [1], "memory": 0.6}}  # fmt: skip
+    found = {spec.name: spec for spec in specs(Recipe.model_validate(said), planned("2x80"))}
+    assert (found["draft"].after, found["target"].after) == ((), ("draft",))
+    said["target"]["devices"], said["verifier"] = [1, 2], {"model": "o", "devices": [2, 3], "memory": 0.1}
+    with pytest.raises(ConfigError, match="verifier: its GPUs 2, 3 would have different amounts of memory left"):
+        specs(Recipe.model_validate(said), planned("4x80"))
+
+
+def test_shares_that_leave_no_room_for_the_rest_are_refused():
+    said = {role: {"model": "m", "devices": [0], "memory": 0.5} for role in ("draft", "target")}
+    with pytest.raises(ConfigError, match=r"draft: a share of 0.5 is 40.0 GiB, and of GPU 0 38.0 GiB are left"):
+        specs(Recipe.model_validate(said), planned("1x80"))
+    flagged = recipe_of({"draft": QWEN, "target": QWEN}).changed({}, {"target": ["--mem-fraction-static", "0.3"]})
+    with pytest.raises(ConfigError, match="mem-fraction-static is worked out where models share a GPU"):
+        specs(flagged, planned("1x80"))
+    assert specs(flagged, planned("2x80"))
 
 
 models = st.sampled_from(sorted(PUBLISHED))
@@ -195,21 +259,24 @@ models = st.sampled_from(sorted(PUBLISHED))
 def test_models_that_share_a_gpu_hold_equally_many_tokens(draft, target, memory):
     recipe, gpus = recipe_of({"draft": draft, "target": target}), planned(f"1x{memory}")
     sizes = [size_of(model, {}) for model in (draft, target)]
-    if sum(size.weights for size in sizes) >= STATIC * memory * 2**30:
+    together = min(MOST, 1 - 2 * APART / memory)
+    if sum(size.weights for size in sizes) >= together * memory * 2**30:
         with pytest.raises(ConfigError, match="the weights do not fit on one GPU"):
             lay_out(recipe, gpus)
         return
     laid = lay_out(recipe, gpus)
     shares = [laid.draft.memory, laid.target.memory]
-    assert sum(shares) == pytest.approx(STATIC, abs=0.002)
+    assert sum(shares) == pytest.approx(together, abs=0.002)
     tokens = [(share * memory * 2**30 - size.weights) / size.kv for share, size in zip(shares, sizes, strict=True)]
     slack = 0.001 * memory * 2**30 / min(size.kv for size in sizes)  # shares have three digits
     assert tokens[0] == pytest.approx(tokens[1], abs=2 * slack)
     second, first = specs(recipe, gpus)
     assert (first.name, second.name, second.after) == ("target", "draft", ("target",))
-    # SGLang takes the second's share of what the first one left.
+    # SGLang takes the second's share of what the first one left, whose context and graphs are not in its share.
+    left = memory - shares[1] * memory - APART
     assert float(option(first, "--mem-fraction-static")) == pytest.approx(shares[1], abs=0.001)
-    assert float(option(second, "--mem-fraction-static")) * (1 - shares[1]) == pytest.approx(shares[0], abs=0.001)
+    assert float(option(second, "--mem-fraction-static")) * left == pytest.approx(shares[0] * memory, abs=0.001 * left)
+    assert shares[0] * memory + APART <= left + 0.002 * memory
 
 
 def test_gpus_that_are_not_there_are_named():
@@ -221,6 +288,7 @@ def test_gpus_that_are_not_there_are_named():
 
 
 def test_models_that_are_not_there_are_named_before_anything_starts(tmp_path):
+    assert recipe_of({"draft": "~/mine"}).draft.model == str(Path.home() / "mine")
     with pytest.raises(ConfigError, match="there is no folder ./nothing; a model is a folder or a hub name"):
         specs(recipe_of({"draft": "./nothing"}), [])
     (tmp_path / "config.json").write_text("{}")
@@ -237,18 +305,19 @@ def test_gpus_to_plan_for_are_count_and_memory(text):
 
 
 def test_gpus_are_those_that_the_driver_shows(tmp_path, monkeypatch):
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\necho 'NVIDIA H100 80GB HBM3, 81559'\necho 'NVIDIA A10, 23028'\n")
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    assert [(one.name, round(one.memory, 1)) for one in devices()] == [
-        ("NVIDIA H100 80GB HBM3", 79.6),
-        ("NVIDIA A10", 22.5),
-    ]
-    tool.write_text("#!/bin/sh\necho 'no driver' >&2\nexit 9\n")
-    with pytest.raises(ConfigError, match=r"does not say what GPUs there are \(no driver\); say it with --gpus"):
+    tool = gpu_tool(tmp_path, monkeypatch, "0, GPU-a, NVIDIA H100 80GB HBM3, 81559\n1, GPU-b, NVIDIA A10, 23028\n")
+    found = [(one.id, one.name, round(one.memory, 1)) for one in devices()]
+    assert found == [("0", "NVIDIA H100 80GB HBM3", 79.6), ("1", "NVIDIA A10", 22.5)]
+    gpu_tool(tmp_path, monkeypatch, "No devices were found", status=6)
+    with pytest.raises(ConfigError, match="nvidia-smi does not say what GPUs there are: No devices were found; mend"):
+        devices()
+    gpu_tool(tmp_path, monkeypatch, "")
+    with pytest.raises(ConfigError, match="what GPUs there are: nothing; mend"):
         devices()
     tool.unlink()
+    amd = gpu_tool(tmp_path, monkeypatch, '{"card0": {"VRAM Total Memory (B)": "206141652992"}}', name="rocm-smi")
+    assert [(one.id, round(one.memory)) for one in devices()] == [("0", 192)]
+    amd.unlink()
     assert devices() == []
 
 
@@ -287,10 +356,44 @@ def test_what_forgets_or_is_latent_takes_less(tmp_path):
     assert kv() == 2 * 4 * 4 * 16 * 2
     assert kv(layer_types=["sliding_attention", "full_attention"] * 2) == 2 * 2 * 4 * 16 * 2
     assert kv(kv_lora_rank=32, qk_rope_head_dim=8) == 4 * 40 * 2
+    assert size_of(str(tmp_path), {}).kv_heads == 1, "whole on each GPU"
     assert kv(text_config=base | {"num_hidden_layers": 2}) == 2 * 2 * 4 * 16 * 2
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ConfigError, match="is no model's folder: its config.json cannot be read"):
         size_of(str(tmp_path), {})
+
+
+@pytest.mark.parametrize("config", [{}, [], {"num_hidden_layers": 2}, {"hidden_size": "x", "num_hidden_layers": 1}])
+def test_a_configuration_that_says_too_little_is_named(config, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model.safetensors").write_bytes(b"x" * 10)
+    with pytest.raises(ConfigError, match="its config.json is not what a language model's is"):
+        size_of(str(tmp_path), {})
+
+
+def test_weights_are_those_of_the_files_that_are_served(tmp_path):
+    config = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 64, "max_position_embeddings": 9,
+              "intermediate_size": 128, "vocab_size": 100, "torch_dtype": "bfloat16"}  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert size_of(str(tmp_path), {"load-format": "dummy"}).weights > 2 * 100 * 64 * 2, "reckoned from the shape"
+    for name in ("a.safetensors", "b.safetensors", "consolidated.safetensors", "a.bin"):
+        (tmp_path / name).write_bytes(b"x" * 1000)
+    assert size_of(str(tmp_path), {}).weights == 2000
+    assert size_of(str(tmp_path), {"quantization": "fp8"}).weights == 1000
+    (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "fp8"}}))
+    assert size_of(str(tmp_path), {"quantization": "fp8"}).weights == 2000, "they are in eight bits already"
+
+
+def test_what_a_target_decodes_with_takes_its_part(monkeypatch):
+    monkeypatch.setattr("a1_sgl.launch.sizes._from_hub", lambda model: (None, 0.0, 0.0))
+    load, gpus = Load(4, 8000), planned("2x80")
+    plain, standalone, eagle = (
+        fits(find_recipe(f"qwen3-1.7b-qwen3-32b{kind}"), gpus, load, 0)[1] for kind in ("", "-standalone", "-eagle3")
+    )
+    rooms = [int(fit.says.partition("cache of ")[2].split()[0].replace(",", "")) for fit in (plain, standalone, eagle)]
+    assert rooms[1] < 0.8 * rooms[0]
+    assert rooms[2] == rooms[0]
+    assert "is not counted, since nothing is known of it" in eagle.says
 
 
 def test_what_does_not_fit_comes_with_the_smallest_change_that_would():
@@ -343,8 +446,9 @@ def test_a_dry_run_prints_commands_that_a_shell_takes():
         "# draft: deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B on GPU 0, when the target is healthy",
         "# target: Qwen/QwQ-32B on GPU 0, 1",
     ]
-    assert commands[1][:6] == ["SGLANG_RETURN_ORIGINAL_LOGPROB=1", "CUDA_VISIBLE_DEVICES=0,1", "python", "-m",
-                               "a1_sgl.launch.serve", "--model-path"]  # fmt: skip
+    assert commands[1][:7] == ["SGLANG_RETURN_ORIGINAL_LOGPROB=1", "CUDA_VISIBLE_DEVICES=0,1",
+                               "CUDA_DEVICE_ORDER=PCI_BUS_ID", "python", "-m", "a1_sgl.launch.serve",
+                               "--model-path"]  # fmt: skip
     assert '{"a": 1}' in commands[1]
     assert all("--trust-remote-code" in command and "--enable-metrics" in command for command in commands)
     assert not any("cpu" in word for command in commands for word in command)
@@ -372,7 +476,10 @@ def test_a_dry_run_is_what_is_started(pair, tmp_path):
     [
         (["launch", "start"], "say what to serve: a recipe"),
         (["launch", "statsu"], "unknown launch recipe 'statsu'"),
-        (["launch", "pocket", "--gpus", "1x80"], "give --dry-run with it"),
+        (["launch", "pocket", "--gpus", "1x80"], "--gpus 1x80 is not this machine; give --dry-run with it"),
+        (["launch", "pocket", "--timeout", "0"], "--timeout is above 0 s, not 0"),
+        (["launch", "--state", "x", "status"], "a1 launch status: that word comes first"),
+        (["launch", "pocket", "--dry-run", "--target-flags", "--context-len 8"], "SGLang .* does not take its flags"),
         (["launch", "pocket", "--verifier", "x", "--dry-run"], "recipe pocket serves no verifier"),
         (["launch", "--verifier", "x", "--dry-run"], "it serves nothing"),
         (["launch", "pocket", "--draft-flags", "'", "--dry-run"], '--draft-flags "\'": No closing quotation'),
@@ -395,7 +502,7 @@ def test_doctor_says_whether_a_recipe_fits_and_ends_with_1_where_it_cannot_be_se
     assert (status, states["draft fits"], states["target fits"], states["A1 pays"]) == (0, "ok", "ok", "none")
     text = a1("doctor", "r1-qwen-1.5b-qwq-32b", *asked)[1]
     assert "64 chains of 15,256 need" in text, "15 turns of 500 + 500, as its eval recipe has it, and a question"
-    status, text, _ = a1("doctor", "two-gpus", "--gpus", "2x10", "--state", str(tmp_path), "--json")
+    status, text, _ = a1("doctor", "two-gpus", "--gpus", "2x12", "--state", str(tmp_path), "--json")
     assert status == 1
-    assert "15.0 GiB of weights on 10 GiB" in text
+    assert "15.0 GiB of weights on 12 GiB" in text
     assert "what would: 4 such GPUs for it" in text

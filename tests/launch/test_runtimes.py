@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -156,6 +157,35 @@ def test_what_ended_a_runtime_is_told_and_all_logs_stay(number, says, sleepers, 
     assert [one["state"] for one in found["runtimes"]] == ["dead", "dead"]
     assert re.search(f"(?s){says}", found["ended"]["what"])
     assert set(found["ended"]["logs"]) == {"draft", "target"}
+
+
+def test_a_port_that_is_taken_is_named_before_anything_starts(tmp_path):
+    """Another's server that answers there would else be taken for the runtime."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        spec = Spec("target", str(tmp_path), port=port)
+        with pytest.raises(ConfigError, match=f"target: port {port} is taken"), serve([spec], tmp_path / "logs"):
+            pass
+    assert not list((tmp_path / "logs").glob("*.log"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_detached_launch_that_is_given_up_leaves_nothing(number, tmp_path):
+    """Not by Ctrl-C alone: a job that is cancelled, a terminal that is closed."""
+    state = tmp_path / "state"
+    front = subprocess.Popen(
+        [sys.executable, "-m", "a1_sgl.cli", "launch", "pocket", "--detach", "--state", str(state)]
+    )
+    assert wait_for(State(state).launcher_alive, 60)
+    launcher = psutil.Process(json.loads((state / "runtimes.json").read_text())["launcher"]["pid"])
+    wait_for(lambda: launcher.children(), 60)
+    runtimes = launcher.children(recursive=True)
+    front.send_signal(number)
+    assert front.wait(60) != 0
+    _, left = psutil.wait_procs([launcher, *runtimes], timeout=60)
+    assert not left
 
 
 def test_a_folder_has_one_launcher_from_the_first_moment(sleepers, tmp_path, monkeypatch):
