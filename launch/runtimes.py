@@ -1,8 +1,4 @@
-"""Starting SGLang runtimes, waiting until they are healthy, and stopping them without leaving a process behind.
-
-Each runtime is a process group of its own whose leader (`a1_sgl.launch.serve`) holds the reading end of a pipe. When
-the launcher ends, however it ends, the pipe closes and the group kills itself.
-"""
+"""Starting SGLang runtimes, waiting until they are healthy, and stopping them without leaving a process behind."""
 
 from __future__ import annotations
 
@@ -10,7 +6,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,7 +18,7 @@ from pydantic import BaseModel
 
 from a1_sgl.errors import ConfigError, RuntimeFault, why
 from a1_sgl.launch.cpu_engine import has_gpu
-from a1_sgl.launch.serve import WATCH
+from a1_sgl.launch.processes import free_port, spawn, stop
 
 CPU_FLAGS = (
     "--device", "cpu", "--attention-backend", "torch_native", "--disable-overlap-schedule", "--dtype", "float32",
@@ -116,7 +111,7 @@ def serve(
         _wait(running, processes, timeout, progress)
         yield running
     finally:
-        _stop(processes)
+        stop(processes)
         for spec in specs:
             shutil.rmtree(_metrics(spec, logs), ignore_errors=True)
 
@@ -127,9 +122,7 @@ def _metrics(spec: Spec, logs: Path) -> Path:
 
 
 def _start(spec: Spec, logs: Path) -> tuple[subprocess.Popen[bytes], Running]:
-    port, log = _free_port(), logs / f"{spec.name}.log"
-    if log.exists():  # that of the last one may be what says why it ended
-        log.replace(log.with_suffix(".previous.log"))
+    port, log = free_port(), logs / f"{spec.name}.log"
     local = Path(spec.model).is_dir()
     command = [sys.executable, "-m", "a1_sgl.launch.serve", "--model-path", spec.model, "--port", str(port)]
     # With metrics an answer says how long its request lay in the queue.
@@ -137,22 +130,12 @@ def _start(spec: Spec, logs: Path) -> tuple[subprocess.Popen[bytes], Running]:
     metrics = _metrics(spec, logs)
     shutil.rmtree(metrics, ignore_errors=True)
     metrics.mkdir()
-    environment = (
-        os.environ | {WATCH: "1", "PROMETHEUS_MULTIPROC_DIR": str(metrics)} | ({"HF_HUB_OFFLINE": "1"} if local else {})
-    )
+    environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(metrics)} | ({"HF_HUB_OFFLINE": "1"} if local else {})
     # Log-probabilities of what is generated are then at temperature 1, as those of a prompt are.
     environment["SGLANG_RETURN_ORIGINAL_LOGPROB"] = "1"
     if not has_gpu():
         environment |= {"SGLANG_USE_CPU_ENGINE": "1", "OMP_NUM_THREADS": "1"}
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,
-        )
+    process = spawn(command, log, environment)
     born = psutil.Process(process.pid).create_time()
     return process, Running(spec.name, spec.model, f"http://127.0.0.1:{port}", process.pid, born, str(log))
 
@@ -168,12 +151,12 @@ def _wait(
         waited = time.monotonic() - started
         for one, process in zip(running, processes, strict=True):
             if process.poll() is not None:
-                raise RuntimeFault(_post_mortem(one, f"ended with status {process.returncode} while starting"))
+                raise RuntimeFault(post_mortem(one, f"ended with status {process.returncode} while starting"))
             if state[one.name] != "healthy":
                 state[one.name] = "healthy" if one.healthy() else f"starting, {waited:.0f} s"
         if waited > timeout:
             late = next(one for one in running if state[one.name] != "healthy")
-            raise RuntimeFault(_post_mortem(late, f"was not healthy after {timeout:.0f} s"))
+            raise RuntimeFault(post_mortem(late, f"was not healthy after {timeout:.0f} s"))
         if progress is not None:
             progress(state)
         time.sleep(0.5)
@@ -188,40 +171,15 @@ def obituary(one: Running) -> str:
     killed = "" if status is None or status >= 0 else f"was ended by signal {-status}"
     # What a runtime that became healthy had said of its start was no cause.
     causes = {_MEMORY: _CAUSES[_MEMORY]} | ({"": _KILLED} if killed == f"was ended by signal {signal.SIGKILL}" else {})
-    return _post_mortem(one, killed or how, causes)
+    return post_mortem(one, killed or how, causes)
 
 
-def _post_mortem(one: Running, what: str, causes: Mapping[str, str] = _CAUSES) -> str:
+def post_mortem(one: Running, what: str, causes: Mapping[str, str] = _CAUSES) -> str:
+    """`what` became of a process, the end of its log, and the likely cause."""
     text = Path(one.log).read_text(errors="replace")
     tail = "\n".join(f"  | {line}" for line in text.splitlines()[-15:]) or "  | (its log is empty)"
     cause = next((fix for sign, fix in causes.items() if sign in text), "see the log")
     return f"{one.name} runtime ({one.model}) {what}.\n{tail}\nlikely cause: {cause}\nfull log: {one.log}"
-
-
-def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Asks every group to end, then makes it."""
-    for process in processes:
-        _signal_group(process.pid, signal.SIGTERM)
-    deadline = time.monotonic() + 3
-    for process in processes:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(max(0.0, deadline - time.monotonic()))
-        # The leader's children may outlive it for a moment; the group is theirs too.
-        _signal_group(process.pid, signal.SIGKILL)
-        process.wait()
-        if process.stdin:
-            process.stdin.close()
-
-
-def _signal_group(pid: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, number)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 # --- where they are -------------------------------------------------------------------------------------------

@@ -1,0 +1,117 @@
+"""SGLang's model gateway before runtimes of one model: ``python -m a1_sgl.launch.gateway`` takes its own arguments.
+
+It differs from ``python -m sglang_router.launch_router`` as `a1_sgl.launch.serve` does from SGLang's server: it ends
+with its launcher. Checked with sglang-router 0.3.2.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import psutil
+
+from a1_sgl.errors import ConfigError, RuntimeFault
+from a1_sgl.launch.processes import end_with_launcher, free_port, spawn, stop
+from a1_sgl.launch.runtimes import Running, post_mortem
+
+POLICIES = ("cache_aware", "manual", "power_of_two", "random", "round_robin")
+"""How it can spread requests. Chains keep their prefixes with the first two."""
+FLAGS = (
+    # Left to itself it looks every half minute whether a worker is up, and every minute whether it still is.
+    "--worker-startup-check-interval", "1", "--health-check-interval-secs", "5", "--cb-timeout-duration-secs", "10",
+    "--log-level", "warn",
+)  # fmt: skip
+
+
+def gateway_command(
+    urls: Sequence[str], port: int, policy: str = "cache_aware", flags: Sequence[str] = ()
+) -> list[str]:
+    """The command that serves the workers at `urls` on a port of this machine; `flags` are the gateway's own.
+
+    Raises:
+        ConfigError: no worker, a policy that it does not have, or no gateway installed.
+    """
+    if not urls:
+        raise ConfigError("a gateway needs at least one worker")
+    if policy not in POLICIES:
+        raise ConfigError(f"a gateway's policy is one of {', '.join(POLICIES)}, not {policy!r}")
+    if find_spec("sglang_router") is None:
+        raise ConfigError("SGLang's gateway is not installed; pip install 'a1-sgl[gateway]'")
+    # A chain that is new goes where least is under way, and not anywhere.
+    placing = ("--assignment-mode", "min_load") if policy == "manual" else ()
+    return [
+        sys.executable, "-m", "a1_sgl.launch.gateway", "--host", "127.0.0.1", "--port", str(port),
+        # Its metrics would be at port 29000, and a second gateway on a machine end at once.
+        "--prometheus-host", "127.0.0.1", "--prometheus-port", str(free_port()),
+        "--worker-urls", *urls, "--policy", policy, *placing, *FLAGS, *flags,
+    ]  # fmt: skip
+
+
+def gateway_ready(url: str, workers: int) -> bool:
+    """Whether the gateway answers and so many workers are behind it; ``/health`` alone says nothing of them."""
+    import httpx  # here, so that no help text waits for it
+
+    try:
+        found = httpx.get(f"{url}/readiness", timeout=2.0, trust_env=False)
+        return bool(found.status_code == 200 and found.json()["healthy_workers"] >= workers)
+    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        return False
+
+
+@contextmanager
+def gateway(
+    urls: Sequence[str],
+    logs: Path,
+    *,
+    name: str = "gateway",
+    policy: str = "cache_aware",
+    flags: Sequence[str] = (),
+    timeout: float = 120.0,
+) -> Iterator[Running]:
+    """Runs a gateway for the length of a ``with`` block; yields it once all workers are behind it.
+
+    Args:
+        urls: of the workers, which may still be starting.
+        logs: folder for its log, ``<name>.log``.
+        timeout: seconds until it must have all of them.
+
+    Raises:
+        ConfigError: as `gateway_command`.
+        RuntimeFault: it ended, or did not have its workers in time; with the end of its log.
+    """
+    port, log = free_port(), logs / f"{name}.log"
+    command = gateway_command(urls, port, policy, flags)
+    logs.mkdir(parents=True, exist_ok=True)
+    process = spawn(command, log, os.environ)
+    try:
+        born = psutil.Process(process.pid).create_time()
+        one = Running(name, "SGLang's gateway", f"http://127.0.0.1:{port}", process.pid, born, str(log))
+        deadline = time.monotonic() + timeout
+        while not gateway_ready(one.url, len(urls)):
+            if process.poll() is not None:
+                raise RuntimeFault(post_mortem(one, f"ended with status {process.returncode} while starting"))
+            if time.monotonic() > deadline:
+                raise RuntimeFault(post_mortem(one, f"did not have its {len(urls)} workers after {timeout:.0f} s"))
+            time.sleep(0.2)
+        yield one
+    finally:
+        stop([process])
+
+
+def main() -> None:
+    """Runs the gateway until it is told to stop."""
+    end_with_launcher()
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = "*"  # its workers are no further than it is from them
+    from sglang_router.launch_router import main as run
+
+    run()
+
+
+if __name__ == "__main__":
+    main()
