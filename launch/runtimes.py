@@ -40,11 +40,12 @@ _KILLED = "somebody killed it, or the system did because memory ran out"
 
 @dataclass(frozen=True)
 class Spec:
-    """What to serve, and under which name."""
+    """What to serve, and under which name; on a free port where none is given."""
 
     name: str
     model: str
     flags: tuple[str, ...] = ()
+    port: int | None = None
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def _metrics(spec: Spec, logs: Path) -> Path:
 
 
 def _start(spec: Spec, logs: Path) -> tuple[subprocess.Popen[bytes], Running]:
-    port, log = free_port(), logs / f"{spec.name}.log"
+    port, log = spec.port or free_port(), logs / f"{spec.name}.log"
     local = Path(spec.model).is_dir()
     command = [sys.executable, "-m", "a1_sgl.launch.serve", "--model-path", spec.model, "--port", str(port)]
     # With metrics an answer says how long its request lay in the queue.
