@@ -7,6 +7,7 @@ with its launcher. Checked with sglang-router 0.3.2.
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -105,12 +106,15 @@ def gateway(
 
 
 def main() -> None:
-    """Runs the gateway until it is told to stop."""
+    """Runs the gateway until it is told to stop.
+
+    In a process of the same group: the gateway never lets go of the interpreter's lock, so that no thread beside it
+    would see the launcher end.
+    """
     end_with_launcher()
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "*"  # its workers are no further than it is from them
-    from sglang_router.launch_router import main as run
-
-    run()
+    command = [sys.executable, "-m", "sglang_router.launch_router", *sys.argv[1:]]
+    sys.exit(subprocess.call(command, stdin=subprocess.DEVNULL))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Two targets: listed, or behind SGLang's gateway: ``python -m a1_sgl.evals.benchmarks.fleet --out runs/fleet``.
 
 Chains of `a1` with six chunks of sixteen tokens, whatever they say, and a gate that hands over a quarter of them, so
-that every row is the same work, on the pocket pair of `stories`: one draft, and its target twice. Runs are interleaved
+that every row is the same work, on the pocket pair of `chain`: one draft, and its target twice. Runs are interleaved
 and begin with empty prefix caches. On as few cores as one target keeps busy two are no faster; what the rows say is how
 much of what a target is sent it finds in its cache, and how the work is spread.
 
@@ -41,7 +41,10 @@ from a1_sgl.records import Recorder
 from a1_sgl.session import Backend
 from a1_sgl.types import calls_of
 
+TASK = "chain"
 FIXED = Fixed(6, 16)
+MEMORY = ("--max-total-tokens", "50000")
+"""Three runtimes are to fit beside each other; a run needs half as much."""
 POLICIES = ("round_robin", "cache_aware", "manual")
 ONE, LISTED = "one target", "both listed"
 BEHIND = {policy: f"gateway, {policy}" for policy in POLICIES}
@@ -58,7 +61,7 @@ class Level:
     chains: int = 4
 
 
-LOW, HIGH = Level(2, 4), Level(32, 16)
+LOW, HIGH = Level(2, 4), Level(32, 12)
 
 
 @dataclass(frozen=True)
@@ -100,9 +103,9 @@ class Row:
 class Targets:
     """The pocket draft and two targets, the second of which can be killed and started again where it was."""
 
-    def __init__(self, logs: Path, task: str) -> None:
+    def __init__(self, logs: Path) -> None:
         self._logs, self._stack = logs, ExitStack()
-        self._draft, target = pocket_specs(task)
+        self._draft, target = (replace(one, flags=(*one.flags, *MEMORY)) for one in pocket_specs(TASK))
         self._first, self._second = replace(target, name="target-a"), replace(target, name="target-b", port=free_port())
 
     def __enter__(self) -> Self:
@@ -152,7 +155,6 @@ def run(
     arm: str,
     event: str = "",
     act: Callable[[], None] | None = None,
-    task: str = "stories",
 ) -> Row:
     """A run in `folder`, or the one that it holds; `act` is done once a quarter of the chains is finished."""
     kept = folder / "row.json"
@@ -160,7 +162,7 @@ def run(
         found = json.loads(kept.read_text())
         return Row(**found | {"requests": tuple(found["requests"])})
     bench = Bench(
-        task=find_task(task), questions=level.questions, chains=level.chains, alpha=0.25, arms=("a1",), fixed=FIXED,
+        task=find_task(TASK), questions=level.questions, chains=level.chains, alpha=0.25, arms=("a1",), fixed=FIXED,
         paced=True, in_flight=level.in_flight,
     )  # fmt: skip
     acts = [act] if act else []
@@ -304,7 +306,7 @@ def main(
     events: Annotated[bool, typer.Option(help="Also a target that dies, and one that joins.")] = True,
 ) -> None:
     """Throughput, cached share and balance of two targets, by how they are reached."""
-    with Targets(out / "logs", "stories") as targets:
+    with Targets(out / "logs") as targets:
         rows = steady(targets, out, repeats)
         if events:
             rows += [*killed(targets, out, repeats), *joined(targets, out, repeats)]

@@ -15,7 +15,7 @@ CONTEXT = 512
 
 @pytest.fixture(scope="module")
 def targets(tmp_path_factory):
-    with Targets(tmp_path_factory.mktemp("runtimes"), "chain") as started:
+    with Targets(tmp_path_factory.mktemp("runtimes")) as started:
         yield started
 
 
@@ -30,7 +30,7 @@ def test_a_target_that_is_killed_costs_a_prefill_and_is_used_again(arm, targets,
         backend = stack.enter_context(Backend.connect(targets.draft, urls, in_flight=LEVEL.in_flight))
 
         def ran(event, act=None):
-            return run(targets, backend, LEVEL, tmp_path / event, arm, event, act, "chain")
+            return run(targets, backend, LEVEL, tmp_path / event, arm, event, act)
 
         whole, killed = ran("whole"), ran("killed", targets.kill)
         targets.restart()
@@ -49,8 +49,6 @@ def test_a_target_that_joins_a_gateway_is_used(policy, targets, tmp_path):
         gateway([targets.first], tmp_path / "logs", policy=policy) as at,
         Backend.connect(targets.draft, at.url, in_flight=LEVEL.in_flight) as backend,
     ):
-        found = run(
-            targets, backend, LEVEL, tmp_path / "run", policy, "joined", lambda: join(at.url, targets.second), "chain"
-        )
+        found = run(targets, backend, LEVEL, tmp_path / "run", policy, "joined", lambda: join(at.url, targets.second))
     assert found.lost == 0
     assert all(found.requests)
