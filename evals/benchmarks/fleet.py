@@ -48,8 +48,8 @@ MEMORY = ("--max-total-tokens", "50000")
 POLICIES = ("round_robin", "cache_aware", "manual")
 ONE, LISTED = "one target", "both listed"
 BEHIND = {policy: f"gateway, {policy}" for policy in POLICIES}
-READY = 60.0
-"""Seconds for a worker that has come back to be used again."""
+STARTED, READY = 900.0, 60.0
+"""Seconds for three runtimes to start on a busy machine, and for one that has come back to be used again."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,9 @@ class Targets:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            draft, first, second = stack.enter_context(serve([self._draft, self._first, self._second], self._logs))
+            draft, first, second = stack.enter_context(
+                serve([self._draft, self._first, self._second], self._logs, timeout=STARTED)
+            )
             self.draft, self.first, self.second = draft.url, first.url, second.url
             self._running: Running = second
             self._stack = stack.pop_all()
@@ -125,7 +127,7 @@ class Targets:
 
     def restart(self) -> None:
         """Starts it again where it was."""
-        (self._running,) = self._stack.enter_context(serve([self._second], self._logs))
+        (self._running,) = self._stack.enter_context(serve([self._second], self._logs, timeout=STARTED))
 
     def answered(self) -> tuple[int, int]:
         """Requests that each target has answered since it was started."""
