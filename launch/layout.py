@@ -8,6 +8,8 @@ from typing import Any
 
 from a1_sgl.errors import ConfigError
 from a1_sgl.launch.devices import Device
+from a1_sgl.launch.gateway import Gateway
+from a1_sgl.launch.processes import free_port
 from a1_sgl.launch.recipes import ROLES, Part, Recipe
 from a1_sgl.launch.runtimes import Spec
 from a1_sgl.launch.sizes import Size, size_of
@@ -77,9 +79,14 @@ def specs(recipe: Recipe, devices: Sequence[Device]) -> list[Spec]:
     for role, part in sorted(
         recipe.parts.items(), key=lambda item: (-len(item[1].devices) / item[1].workers, _ORDER.index(item[0]))
     ):
-        for worker in range(part.workers):
-            name = role if part.workers == 1 else f"{role}-{worker}"
-            port = part.port and part.port + worker
+        ports = [part.port + worker if part.port else None for worker in range(part.workers)]
+        if part.gateway is not None:
+            ports = [port or free_port() for port in ports]  # it has to be told
+            workers = tuple(f"{role}-{worker}" for worker in range(part.workers))
+            urls = tuple(f"http://127.0.0.1:{port}" for port in ports)
+            found[role] = Gateway(f"{role}-gateway", role=role, after=workers, urls=urls, policy=part.gateway)
+        for worker, port in enumerate(ports):
+            name = role if part.workers == 1 and part.gateway is None else f"{role}-{worker}"
             flags, mine = part.arguments, part.of(worker) if devices else ()
             if len(mine) > 1:
                 flags = ("--tp-size", str(len(mine)), *flags)
@@ -91,11 +98,12 @@ def specs(recipe: Recipe, devices: Sequence[Device]) -> list[Spec]:
                 )
             after = tuple(dict.fromkeys(other for gpu in mine for other in homes.get(gpu, ())))
             ids = tuple(devices[gpu].id for gpu in mine)
-            found[name] = Spec(name, part.model, flags, role=role, devices=ids, after=after, port=port)
+            own = role if part.gateway is None else f"{role} worker"  # the gateway is found by the role
+            found[name] = Spec(name, part.model, flags, role=own, devices=ids, after=after, port=port)
             for gpu in mine:
                 homes.setdefault(gpu, []).append(name)
                 taken[gpu] += (part.memory or 1.0) * devices[gpu].memory + APART
-    return sorted(found.values(), key=lambda spec: ROLES.index(spec.role))
+    return sorted(found.values(), key=lambda spec: ROLES.index(spec.name.partition("-")[0]))
 
 
 def _of_what_is_left(

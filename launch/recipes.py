@@ -21,6 +21,7 @@ from pydantic_core import ErrorDetails
 
 from a1_sgl import reading
 from a1_sgl.errors import ConfigError, named
+from a1_sgl.launch.gateway import POLICIES
 
 HERE = Path(__file__).parent / "recipes"
 RECIPES = tuple(sorted(path.stem for path in HERE.glob("*.yaml")))
@@ -42,6 +43,7 @@ class Part(BaseModel):
         devices: GPUs by index, shared out among the workers; a worker is tensor-parallel over its own. On a machine
             without a GPU they say nothing.
         workers: how many runtimes serve it; each chain stays with one of them.
+        gateway: a policy of SGLang's gateway, which is then put before the workers; None lists them by themselves.
         memory: share of each device's memory for weights and KV cache. None takes what SGLang would; models that
             share a device have to say it.
         port: where the first worker listens, the others after it. None takes what is free.
@@ -53,6 +55,7 @@ class Part(BaseModel):
     model: str = Field(min_length=1)
     devices: tuple[StrictInt, ...] = ()
     workers: int = Field(default=1, ge=1, le=64)
+    gateway: str | None = None
     memory: float | None = Field(default=None, gt=0, lt=1)
     port: int | None = Field(default=None, ge=1, le=65_000)
     flags: Mapping[str, Any] = {}
@@ -77,6 +80,13 @@ class Part(BaseModel):
             if flag.replace("_", "-") in _NUMBERS:
                 _number(flag, value)
         return {flag.replace("_", "-"): value for flag, value in flags.items()}
+
+    @field_validator("gateway")
+    @classmethod
+    def _is_a_policy(cls, policy: str | None) -> str | None:
+        if policy is not None and policy not in POLICIES:
+            raise ValueError(f"it is a policy of the gateway, {', '.join(POLICIES)}; not {policy!r}")
+        return policy
 
     @model_validator(mode="after")
     def _is_whole(self) -> Part:

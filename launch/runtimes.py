@@ -1,8 +1,4 @@
-"""Starting SGLang runtimes, waiting until they are healthy, and stopping them without leaving a process behind.
-
-Each runtime is a process group of its own whose leader (`a1_sgl.launch.serve`) holds the reading end of a pipe. When
-the launcher ends, however it ends, the pipe closes and the group kills itself.
-"""
+"""Starting SGLang runtimes, waiting until they are healthy, and stopping them without leaving a process behind."""
 
 from __future__ import annotations
 
@@ -10,7 +6,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,7 +17,7 @@ import psutil
 
 from a1_sgl.errors import ConfigError, RuntimeFault
 from a1_sgl.launch.cpu_engine import has_gpu
-from a1_sgl.launch.serve import WATCH
+from a1_sgl.launch.processes import free_port, spawn, stop
 
 CPU_FLAGS = (
     "--device", "cpu", "--attention-backend", "torch_native", "--disable-overlap-schedule", "--dtype", "float32",
@@ -83,6 +78,10 @@ class Spec:
             # By the bus, as nvidia-smi counts; left to itself CUDA puts the fastest one first.
             found |= {"CUDA_VISIBLE_DEVICES": ",".join(self.devices), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
         return found
+
+    def ready(self, one: Running) -> bool:
+        """Whether what was started of it may be used."""
+        return one.healthy()
 
 
 @dataclass(frozen=True)
@@ -150,7 +149,7 @@ def serve(
         _start_all(specs, started, logs, timeout, progress)
         yield [started[spec.name][1] for spec in specs]
     finally:
-        _stop([process for process, _ in started.values()])
+        stop([process for process, _ in started.values()])
         for name in started:
             shutil.rmtree(_metrics(name, logs), ignore_errors=True)
 
@@ -173,12 +172,12 @@ def _start_all(
                 started[spec.name] = _start(spec, logs)
             process, one = started[spec.name]
             if state[spec.name] != "healthy":
-                state[spec.name] = "healthy" if one.healthy() else f"starting, {waited:.0f} s"
+                state[spec.name] = "healthy" if spec.ready(one) else f"starting, {waited:.0f} s"
             if process.poll() is not None:  # asked last: what answers may be another's server, on the same port
-                raise RuntimeFault(_post_mortem(one, f"ended with status {process.returncode} while starting"))
+                raise RuntimeFault(post_mortem(one, f"ended with status {process.returncode} while starting"))
         if waited > timeout:
             late = next(one for _, one in started.values() if state[one.name] != "healthy")
-            raise RuntimeFault(_post_mortem(late, f"was not healthy after {timeout:.0f} s"))
+            raise RuntimeFault(post_mortem(late, f"was not healthy after {timeout:.0f} s"))
         if progress is not None:
             progress(state)
         time.sleep(0.5)
@@ -190,25 +189,24 @@ def _metrics(name: str, logs: Path) -> Path:
 
 
 def _start(spec: Spec, logs: Path) -> tuple[subprocess.Popen[bytes], Running]:
-    port, log = _free_port(spec), logs / f"{spec.name}.log"
-    if log.exists():  # that of the last one may be what says why it ended
-        log.replace(log.with_suffix(".previous.log"))
-    metrics = _metrics(spec.name, logs)
+    try:
+        port = free_port(spec.port)
+    except OSError as error:
+        raise ConfigError(f"{spec.name}: port {spec.port} is taken ({error.strerror}); name another one") from error
+    command, log, metrics = spec.command(port, has_gpu()), logs / f"{spec.name}.log", _metrics(spec.name, logs)
     shutil.rmtree(metrics, ignore_errors=True)
     metrics.mkdir()
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            spec.command(port, has_gpu()),
-            stdin=subprocess.PIPE,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            env=os.environ | spec.environment(has_gpu()) | {WATCH: "1", "PROMETHEUS_MULTIPROC_DIR": str(metrics)},
-            start_new_session=True,
-        )
+    environment = os.environ | spec.environment(has_gpu()) | {"PROMETHEUS_MULTIPROC_DIR": str(metrics)}
+    process = spawn(command, log, environment)
     born = psutil.Process(process.pid).create_time()
     return process, Running(
         spec.name, spec.model, f"http://127.0.0.1:{port}", process.pid, born, str(log), spec.role or spec.name
     )
+
+
+def serving(running: Sequence[Running]) -> bool:
+    """Whether each role still has a runtime that lives; where several serve one, the rest go on without the dead."""
+    return {one.role for one in running} == {one.role for one in running if one.alive()}
 
 
 def obituary(one: Running) -> str:
@@ -220,41 +218,12 @@ def obituary(one: Running) -> str:
     killed = "" if status is None or status >= 0 else f"was ended by signal {-status}"
     # What a runtime that became healthy had said of its start was no cause.
     causes = {_MEMORY: _CAUSES[_MEMORY]} | ({"": _KILLED} if killed == f"was ended by signal {signal.SIGKILL}" else {})
-    return _post_mortem(one, killed or how, causes)
+    return post_mortem(one, killed or how, causes)
 
 
-def _post_mortem(one: Running, what: str, causes: Mapping[str, str] = _CAUSES) -> str:
+def post_mortem(one: Running, what: str, causes: Mapping[str, str] = _CAUSES) -> str:
+    """`what` became of a process, the end of its log, and the likely cause."""
     text = Path(one.log).read_text(errors="replace")
     tail = "\n".join(f"  | {line}" for line in text.splitlines()[-15:]) or "  | (its log is empty)"
     cause = next((fix for sign, fix in causes.items() if sign in text), "see the log")
     return f"{one.name} runtime ({one.model}) {what}.\n{tail}\nlikely cause: {cause}\nfull log: {one.log}"
-
-
-def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Asks every group to end, then makes it."""
-    for process in processes:
-        _signal_group(process.pid, signal.SIGTERM)
-    deadline = time.monotonic() + 3
-    for process in processes:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(max(0.0, deadline - time.monotonic()))
-        # The leader's children may outlive it for a moment; the group is theirs too.
-        _signal_group(process.pid, signal.SIGKILL)
-        process.wait()
-        if process.stdin:
-            process.stdin.close()
-
-
-def _signal_group(pid: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, number)
-
-
-def _free_port(spec: Spec) -> int:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: one that ended is no obstacle
-        try:
-            probe.bind(("127.0.0.1", spec.port or 0))
-        except OSError as error:
-            raise ConfigError(f"{spec.name}: port {spec.port} is taken ({error.strerror}); name another one") from error
-        return int(probe.getsockname()[1])

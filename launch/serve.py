@@ -2,32 +2,21 @@
 
 It differs from ``python -m sglang.launch_server`` in two ways. The CPU engine is enabled before sglang is imported, in
 this process and in the scheduler and detokenizer that SGLang spawns: a spawned process imports its parent's main module
-first, so a line at this module's top level reaches them all. And with `WATCH` set in the environment the whole process
-group ends when standard input closes, which is when the launcher has died.
+first, so a line at this module's top level reaches them all. And the whole process group ends with its launcher, if
+`a1_sgl.launch.processes` started it.
 """
 
-import os
-import signal
 import sys
-import threading
 
 from a1_sgl.launch.cpu_engine import enable
-
-WATCH = "A1_SGL_WATCH_STDIN"
+from a1_sgl.launch.processes import end_with_launcher
 
 enable()
 
 
-def _end_with_launcher() -> None:
-    while os.read(0, 4096):
-        pass
-    os.killpg(os.getpgrp(), signal.SIGKILL)
-
-
 def main() -> None:
     """Runs the server until it is told to stop."""
-    if os.environ.pop(WATCH, None):
-        threading.Thread(target=_end_with_launcher, daemon=True).start()
+    end_with_launcher()
     from sglang.launch_server import run_server
     from sglang.srt.server_args import prepare_server_args
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import psutil
@@ -18,6 +18,7 @@ from a1_sgl.errors import A1Error, ConfigError
 
 if TYPE_CHECKING:
     from a1_sgl.engine import Settings
+    from a1_sgl.engine.gateway import Worker
     from a1_sgl.launch.recipes import Recipe
 
 _COLOURS = {"ok": "green", "none": "yellow", "tight": "yellow", "unknown": "yellow", "wrong": "red"}
@@ -170,10 +171,24 @@ async def _runtime(name: str, url: str, settings: Settings) -> str:
             )
         return (
             f"{engine.identity.model.rpartition('/')[2]}, context {engine.limits.context}, gives log-probabilities, "
-            "caches prefixes"
+            f"caches prefixes{_behind(await engine.workers())}"
         )
     finally:
         await engine.close()
+
+
+def _behind(workers: Sequence[tuple[Worker, bool]]) -> str:
+    """What stands behind a gateway, and whether aborts get there."""
+    if not workers:
+        return ""
+    count = f"{len(workers)} worker{'s' * (len(workers) > 1)}"
+    found = f"; a gateway before {count}: {', '.join(one.url for one, _ in workers)}"
+    if ill := [one.url for one, _ in workers if not one.healthy]:
+        found += f"; it finds {' and '.join(ill)} not healthy"
+    if far := [one.url for one, reached in workers if not reached]:
+        where = "none of them from here" if len(far) == len(workers) else f"not {' and '.join(far)} from here"
+        return f"{found}; aborts reach {where}: what is stopped there ends when its connection is cut, seconds later"
+    return f"{found}; aborts reach {'all of them' if len(workers) > 1 else 'it'}"
 
 
 def _pays(runtimes: Runtimes) -> str:

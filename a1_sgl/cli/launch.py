@@ -18,7 +18,7 @@ from rich.live import Live
 from rich.table import Table
 from typer.core import TyperGroup
 
-from a1_sgl.cli import common, complete, console
+from a1_sgl.cli import common, complete, console, errors
 from a1_sgl.cli.app import App, verbose
 from a1_sgl.cli.common import STATE, StateDir
 from a1_sgl.errors import ConfigError, RuntimeFault
@@ -26,7 +26,7 @@ from a1_sgl.launch import devices
 from a1_sgl.launch.cpu_engine import has_gpu
 from a1_sgl.launch.layout import lay_out, specs
 from a1_sgl.launch.recipes import Recipe, find_recipe, recipe_of
-from a1_sgl.launch.runtimes import Running, Spec, obituary, serve
+from a1_sgl.launch.runtimes import Running, Spec, obituary, serve, serving
 from a1_sgl.launch.state import State
 
 
@@ -119,7 +119,14 @@ def start(
             _show(store, running, as_json)
             if not as_json:
                 console.print("Ctrl-C stops them.")
-            while all(one.alive() for one in running):
+            mourned: set[str] = set()
+            while serving(running):
+                for one in running:
+                    if one.name not in mourned and not one.alive():
+                        mourned.add(one.name)
+                        errors.print(
+                            f"{obituary(one)}\nthe others go on", markup=False, highlight=False, soft_wrap=True
+                        )
                 time.sleep(0.5)
         except KeyboardInterrupt:
             if not as_json:

@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
+import re
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from a1_sgl.engine import answers
 from a1_sgl.engine.answers import Answer, Unusable
 from a1_sgl.engine.codec import Codec
+from a1_sgl.engine.gateway import Worker
 from a1_sgl.engine.protocol import Capabilities, Generation, Identity, Limits, Request, Scores, Spent
+from a1_sgl.engine.scope import Scope
 from a1_sgl.engine.transport import Settings, Transport
 from a1_sgl.errors import ChainAborted, ConfigError, RuntimeFault
 
@@ -52,7 +57,7 @@ class SGLang:
     async def connect(
         cls, url: str, name: str = "target", *, tokenizer: str | None = None, settings: Settings | None = None
     ) -> SGLang:
-        """Connects and reads what the runtime serves.
+        """Connects and reads what the runtime, or what stands behind the gateway, serves.
 
         Args:
             url: where it listens, ``http://host:port``; an IPv6 address in brackets.
@@ -60,12 +65,12 @@ class SGLang:
             tokenizer: folder or hub name of its tokenizer; by default the one the runtime names.
 
         Raises:
-            ConfigError: a URL that is none, or a tokenizer that cannot be loaded.
+            ConfigError: a URL that is none, a tokenizer that cannot be loaded, or a gateway before several models.
             RuntimeFault: nothing answers there, or something that is no SGLang runtime for generation.
         """
         transport = Transport(url, name, settings or Settings())
         try:
-            info = await transport.get("/get_model_info")
+            info = await _model(transport)
             if not isinstance(info, dict) or not isinstance(info.get("model_path"), str):
                 raise RuntimeFault(
                     f"{transport}: what answers there is no SGLang runtime (no model_path in /get_model_info)"
@@ -114,16 +119,17 @@ class SGLang:
         transport, last = self._transport, int(sampling.get("max_new_tokens") or 0)
         if last > _STREAMED:
             payload["sampling_params"]["stream_interval"] = _PIECE
-            written, started = await transport.call_streamed(payload, request.scope, self._writer(request))
+            call = transport.call_streamed
         else:
-            written, started = await transport.call(payload, request.scope, self._writer(request))
+            call = transport.call
+        written, started = await call(payload, request.scope, self._writer(request), request.route)
         return self._generation(written, started)
 
     async def stream(self, request: Request, sampling: Mapping[str, Any]) -> AsyncIterator[str | Generation]:
         """As in `Engine`. A stream that has begun is not repeated."""
         started, told, last = time.time(), "", None
         payload = self._payload(request, sampling, **_own(request))
-        async with aclosing(self._transport.pieces(payload, request.scope)) as pieces:
+        async with aclosing(self._transport.pieces(payload, request.scope, request.route)) as pieces:
             async for piece in pieces:
                 last = piece
                 text = self._partial(piece)
@@ -179,6 +185,14 @@ class SGLang:
         found = await self._transport.get("/server_info")
         return found if isinstance(found, dict) else {}
 
+    async def workers(self) -> list[tuple[Worker, bool]]:
+        """A gateway's workers, each with whether it can be reached from here, as aborts have to; none of a runtime."""
+        workers = await self._transport.workers()
+        found = await asyncio.gather(
+            *(self._transport.get("/v1/models", one.url) for one in workers), return_exceptions=True
+        )
+        return [(one, not isinstance(said, BaseException)) for one, said in zip(workers, found, strict=True)]
+
     async def close(self) -> None:
         """Gives connections back."""
         await self._transport.close()
@@ -212,7 +226,7 @@ class SGLang:
             answer = self._reader(request)(body)
             return answer, () if answer.aborted else read(answer)
 
-        (answer, found), started = await self._transport.call(payload, request.scope, checked)
+        (answer, found), started = await self._transport.call(payload, request.scope, checked, request.route)
         spent = self._spent(answer, started)
         if answer.aborted:
             raise ChainAborted(f"{self}: stopped", spent)
@@ -281,15 +295,47 @@ _OF_REQUEST = frozenset(
 )
 
 
+async def _model(transport: Transport) -> Any:
+    """What the runtime says of its model. A gateway may ask a worker that is down; then the others are asked."""
+    try:
+        return await transport.get("/get_model_info")
+    except RuntimeFault:
+        for worker in await transport.workers():
+            with suppress(RuntimeFault):
+                return await transport.get("/get_model_info", worker.url)
+        raise
+
+
 async def _context(transport: Transport) -> int:
     """Longest sequence the runtime takes, in tokens; of a gateway, which does not say, the shortest of its workers."""
-    found = [_longest(await transport.get("/v1/models"))]
-    if found == [None]:
-        found = [_longest(await transport.get("/v1/models", url)) for url in await transport.workers()]
-    known = [one for one in found if one is not None]
+    if (found := _longest(await transport.get("/v1/models"))) is not None:
+        return found
+    workers = await transport.workers()
+    if len(models := sorted({one.model for one in workers if one.model})) > 1:
+        raise ConfigError(
+            f"{transport}: a gateway before several models, {' and '.join(models)}; draft and target need one each, "
+            "or give the workers' own URLs"
+        )
+    asked = await asyncio.gather(
+        *(transport.get("/v1/models", one.url) for one in workers), return_exceptions=True
+    )  # those that cannot be reached from here have to be like the others
+    known = [context for one in asked if (context := _longest(one)) is not None]
+    if not known and workers and (context := await _refused(transport)) is not None:
+        known = [context]
     if not known:
         raise RuntimeFault(f"{transport}: /v1/models names no max_model_len; is this an SGLang runtime?")
     return min(known)
+
+
+async def _refused(transport: Transport) -> int | None:
+    """The context as a worker names it when it refuses a generation that is too long for any."""
+    too_long = {"input_ids": np.zeros(1, np.int32), "sampling_params": {"max_new_tokens": 1 << 30}}
+    try:
+        await transport.call(too_long, Scope(), lambda body: body)
+    except RuntimeFault as refusal:
+        said = re.search(r"context length of (\d+) tokens", str(refusal))
+        return int(said[1]) if said else None
+    return None
 
 
 def _longest(models: Any) -> int | None:

@@ -38,9 +38,11 @@ from aiohttp.abc import AbstractStreamWriter
 from pydantic import SecretStr
 from yarl import URL
 
+from a1_sgl.engine import gateway
 from a1_sgl.engine.answers import Unusable, json, said
+from a1_sgl.engine.gateway import Worker
 from a1_sgl.engine.loop import loop, submit
-from a1_sgl.engine.protocol import Ids
+from a1_sgl.engine.protocol import NOWHERE, Ids, Route
 from a1_sgl.engine.scope import Scope
 from a1_sgl.errors import ChainAborted, ConfigError, RuntimeFault
 
@@ -158,10 +160,10 @@ class Limit:
 class _Flight:
     """A request from its first attempt to its last, as far as stopping it is concerned."""
 
-    __slots__ = ("_transport", "_waiting", "abandoned", "rid", "stopped", "task")
+    __slots__ = ("_transport", "_waiting", "abandoned", "headers", "rid", "stopped", "task")
 
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
+    def __init__(self, transport: Transport, route: Route) -> None:
+        self._transport, self.headers = transport, gateway.affinity(route)
         self.rid: str | None = None
         self.stopped = self.abandoned = False
         self.task: asyncio.Task[Any] | None = None
@@ -257,7 +259,9 @@ class Transport:
         self._probing: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._flights: set[_Flight] = set()
-        self._workers: asyncio.Task[list[str] | None] | None = None  # what is behind a gateway, and when it was asked
+        self._workers: asyncio.Task[list[Worker] | None] | None = (
+            None  # what is behind a gateway, and when it was asked
+        )
         self._asked = 0.0
         self._closed = False
 
@@ -286,27 +290,32 @@ class Transport:
         """Like `get`, of a command."""
         return await self._plain("POST", path)
 
-    async def call(self, payload: Mapping[str, Any], scope: Scope, read: Callable[[bytes], T]) -> tuple[T, float]:
+    async def call(
+        self, payload: Mapping[str, Any], scope: Scope, read: Callable[[bytes], T], route: Route = NOWHERE
+    ) -> tuple[T, float]:
         """Posts to ``/generate`` and reads the answer; returns it and when the attempt that was answered began.
 
         Args:
             read: makes something of the answer; raises `Unusable` where it cannot.
+            route: what the request shares a prefix with, for a gateway to know.
 
         Raises:
             RuntimeFault: the runtime refused, or did no better for as long as `Settings` allows.
             ChainAborted: the scope was stopped; `spent` is empty: an aborted request that was answered returns it.
         """
-        with self._flight(scope) as flight:
+        with self._flight(scope, route) as flight:
             return await self._repeat(flight, payload, _whole, read)
 
     async def call_streamed(
-        self, payload: Mapping[str, Any], scope: Scope, read: Callable[[bytes], T]
+        self, payload: Mapping[str, Any], scope: Scope, read: Callable[[bytes], T], route: Route = NOWHERE
     ) -> tuple[T, float]:
         """Like `call`, for a long generation: the answer comes in pieces, each of which is a sign of life."""
-        with self._flight(scope) as flight:
+        with self._flight(scope, route) as flight:
             return await self._repeat(flight, {**payload, "stream": True}, _last, read)
 
-    async def pieces(self, payload: Mapping[str, Any], scope: Scope) -> AsyncGenerator[bytes, None]:
+    async def pieces(
+        self, payload: Mapping[str, Any], scope: Scope, route: Route = NOWHERE
+    ) -> AsyncGenerator[bytes, None]:
         """The pieces of a streamed answer as they come; errors as in `call`. Once begun, a stream is not repeated."""
         queue: asyncio.Queue[bytes | None] = asyncio.Queue()
         begun = False
@@ -327,7 +336,7 @@ class Transport:
             finally:
                 queue.put_nowait(None)
 
-        with self._flight(scope) as flight:
+        with self._flight(scope, route) as flight:
             filling = asyncio.ensure_future(fill(flight))
             try:
                 while (piece := await queue.get()) is not None:
@@ -342,7 +351,8 @@ class Transport:
     async def abort(self, rid: str) -> bool:
         """Tells the runtime to stop a request; False where there is nobody to tell, or nobody who listens.
 
-        SGLang's gateway does not pass aborts on, so that its workers are told.
+        SGLang's gateway does not pass aborts on, so that its workers are told, all of them: which one has the request
+        the gateway alone knows.
         """
         try:
             if await self._tell(self.url, rid) != 404:
@@ -352,7 +362,7 @@ class Transport:
         except (aiohttp.ClientError, OSError):
             return self.available
         workers = await self.workers()
-        told = await asyncio.gather(*(self._tell(url, rid) for url in workers), return_exceptions=True)
+        told = await asyncio.gather(*(self._tell(one.url, rid) for one in workers), return_exceptions=True)
         return any(status == 200 for status in told)
 
     def background(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
@@ -410,10 +420,10 @@ class Transport:
             raise RuntimeFault(f"{self}: its connections were closed")
 
     @contextmanager
-    def _flight(self, scope: Scope) -> Iterator[_Flight]:
+    def _flight(self, scope: Scope, route: Route) -> Iterator[_Flight]:
         """A flight that `scope` stops, and `close` too."""
         self._check_open()
-        flight = _Flight(self)
+        flight = _Flight(self, route)
         handle = scope.enter(flight.stop)
         self._flights.add(flight)
         try:
@@ -473,7 +483,10 @@ class Transport:
         try:
             async with asyncio.timeout(self.settings.silence):  # of a runtime that does not even take the request, too
                 response = await self._client.post(
-                    f"{self.url}/generate", data=_Body({**payload, "rid": rid}), allow_redirects=False
+                    f"{self.url}/generate",
+                    data=_Body({**payload, "rid": rid}),
+                    headers=flight.headers,
+                    allow_redirects=False,
                 )
             async with response:
                 if response.status == 200:
@@ -518,11 +531,13 @@ class Transport:
         await self.abort(rid)
 
     def _refused(self, status: int, body: bytes, headers: Mapping[str, str]) -> Exception:
-        text = f"{self}: /generate answered {status}: {said(body)}"
+        text, code = f"{self}: /generate answered {status}: {said(body)}", headers.get(gateway.ERROR, "")
+        if code == gateway.NO_WORKERS:  # none that works is no reason to send fewer later
+            return _Passing(text, bad=False)
         if status in _BUSY:
             self.limit.refused()
             return _Passing(text, bad=False, after=_after(headers.get("Retry-After")))
-        if status == 502 or headers.get("X-SMG-Error-Code", "").startswith("call_upstream"):
+        if status == 502 or code.startswith("call_upstream"):
             return _Passing(text, bad=False)  # a gateway's word for a cut connection
         if status in _BROKEN:
             return _Passing(text, bad=True)
@@ -595,26 +610,22 @@ class Transport:
 
     # --- behind a gateway -------------------------------------------------------------------------------------
 
-    async def workers(self) -> list[str]:
-        """URLs of a gateway's workers, none where this is no gateway; asked for twice a minute at most."""
+    async def workers(self) -> list[Worker]:
+        """A gateway's workers, none where this is no gateway; asked for once in ten seconds at most."""
         now = time.monotonic()
-        if self._workers is None or now - self._asked > 30:
+        if self._workers is None or now - self._asked > _KNOWN:
             self._asked, self._workers = now, self.background(self._listed())
         found = await asyncio.shield(self._workers)
         if found is None:  # it could not say, so that the next one asks again
             self._workers = None
         return found or []
 
-    async def _listed(self) -> list[str] | None:
-        for path in ("/workers", "/list_workers"):  # of the gateway since 0.2, and before
+    async def _listed(self) -> list[Worker] | None:
+        for path in ("/workers", "/list_workers"):
             try:
-                answer = await self._plain("GET", path)
+                return gateway.listed(await self._plain("GET", path))
             except RuntimeFault:
                 continue
-            listed = answer.get("workers", answer.get("urls")) if isinstance(answer, dict) else None
-            urls = [one.get("url") if isinstance(one, dict) else one for one in listed or []]
-            # With --dp-aware a worker is listed once for each rank, as http://host:port@rank.
-            return list(dict.fromkeys(re.sub(r"@\d+$", "", url).rstrip("/") for url in urls if isinstance(url, str)))
         return None
 
     async def _tell(self, url: str, rid: str) -> int:
@@ -641,7 +652,9 @@ def _listed(ids: Ids) -> bytes:
     return b"[%s]" % b",".join([orjson.dumps(one, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1] for one in stretches])
 
 
-_SHORT = aiohttp.ClientTimeout(total=5.0)
+_KNOWN = 10.0
+"""Seconds for which a gateway's list of workers is good."""
+_SHORT = aiohttp.ClientTimeout(total=5.0, sock_connect=2.0)
 _PLAIN = aiohttp.ClientTimeout(total=30.0, sock_connect=10.0)
 _TRUST = "see the option for certificates, or is it http://?"
 

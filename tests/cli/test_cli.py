@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from a1_sgl.cli.doctor import _behind
+from a1_sgl.engine.gateway import Worker
+from a1_sgl.launch.gateway import gateway
+
 from ..faults.proxy import Fault, Proxy
 
 ROOT = Path(__file__).parent.parent.parent
@@ -310,6 +314,20 @@ def test_doctor_without_and_with_runtimes(here, runtimes, tmp_path):
     broken = here("doctor", "--draft", runtimes["draft"].url, "--target", "http://127.0.0.1:9")
     assert broken.returncode == 1
     assert "is the runtime up" in " ".join(broken.stdout.split())
+
+
+def test_doctor_says_what_is_behind_a_gateway(here, runtimes, tmp_path):
+    with gateway([runtimes["draft"].url], tmp_path / "logs") as at:
+        found = here("doctor", "--draft", at.url, "--target", runtimes["target"].url, "--json")
+    assert found.returncode == 0, found.stdout
+    says = next(one["says"] for one in json.loads(found.stdout)["checks"] if one["name"] == "draft runtime")
+    assert says.endswith(f"; a gateway before 1 worker: {runtimes['draft'].url}; aborts reach it")
+    near, far = Worker("http://a:1"), Worker("http://b:2", healthy=False)
+    assert _behind([(near, True), (far, False)]).startswith(
+        "; a gateway before 2 workers: http://a:1, http://b:2; it finds http://b:2 not healthy; aborts reach not http://b"
+    )
+    assert "aborts reach none of them from here" in _behind([(near, False), (far, False)])
+    assert _behind([]) == ""
 
 
 def test_solve_shows_who_wrote_each_chunk_and_its_p_value(here, runtimes, tmp_path):

@@ -5,12 +5,14 @@ import asyncio
 import numpy as np
 import pytest
 
-from a1_sgl.engine import Fleet, Request, Route, Scope, submit, wait
+from a1_sgl.engine import Fleet, Request, Route, Scope, Settings, submit, wait
 from a1_sgl.engine import fleet as fleet_module
 from a1_sgl.errors import ChainAborted, ConfigError, RuntimeFault
 from a1_sgl.programs import self_consistency
 from a1_sgl.session import Backend, Roles
 from a1_sgl.testing import FakeEngine
+
+from .stand import until
 
 
 def ask(question, chain="", scope=None):
@@ -262,3 +264,25 @@ def test_a_program_runs_on_it():
             result = self_consistency.run(question=f"q{i}", samples=4, backend=backend, max_tokens=8).ret_value
             assert len(result.chains) == 4
     assert sum(len(member.calls) for member in members) == 6 * 5
+
+
+def test_a_runtime_that_comes_back_gets_new_questions_and_no_others(stand, engine):
+    stands = [stand(), stand()]
+    quick = Settings(patience=60.0, pause=0.02, longest_pause=0.2)
+    members = [engine(one.url, f"m{i}", settings=quick) for i, one in enumerate(stands)]
+    fleet = Fleet(members, "target")
+
+    def homes(names):
+        async def at_once():
+            return await asyncio.gather(*(fleet.prefill(ask(name, "0")) for name in names))
+
+        return {found.runtime for found in submit(at_once()).result(60)}
+
+    assert homes("abcd") == {"m0", "m1"}
+    stands[1].stop()
+    assert homes("abcd") == {"m0"}  # they are answered there
+    assert not members[1].available
+    stands[1].start()
+    until(lambda: members[1].available)
+    assert homes("abcd") == {"m0"}
+    assert homes("efgh") == {"m0", "m1"}

@@ -14,7 +14,6 @@ import re
 import resource
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,7 +22,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import httpx
 
@@ -95,12 +93,11 @@ class Pair:
 
     def __init__(self, logs: Path) -> None:
         from a1_sgl.launch.pocket import pocket_specs
+        from a1_sgl.launch.processes import free_port
         from a1_sgl.launch.runtimes import serve
 
         self._serve, self._specs, self._logs, self._stack = serve, pocket_specs(), logs, contextlib.ExitStack()
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = probe.getsockname()[1]
+        self._port = free_port()
 
     def __enter__(self) -> Pair:
         (draft,) = self._stack.enter_context(self._serve(self._specs[:1], self._logs))
@@ -113,8 +110,8 @@ class Pair:
 
     def start_target(self) -> None:
         """Starts the target, or starts it again."""
-        with mock.patch("a1_sgl.launch.runtimes._free_port", return_value=self._port):
-            (self.target,) = self._stack.enter_context(self._serve(self._specs[1:], self._logs))
+        spec = replace(self._specs[1], port=self._port)
+        (self.target,) = self._stack.enter_context(self._serve([spec], self._logs))
 
     def signal_target(self, number: signal.Signals) -> None:
         """Sends a signal to all of the target's processes."""

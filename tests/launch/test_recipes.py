@@ -15,6 +15,7 @@ from a1_sgl.evals import recipes as evals
 from a1_sgl.launch.devices import devices, planned
 from a1_sgl.launch.fit import Load, fits
 from a1_sgl.launch.flags import check
+from a1_sgl.launch.gateway import Gateway
 from a1_sgl.launch.layout import APART, MOST, lay_out, specs
 from a1_sgl.launch.recipes import RECIPES, Recipe, find_recipe, recipe_of
 from a1_sgl.launch.runtimes import Spec
@@ -55,12 +56,17 @@ def option(spec, name):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_sglangs_own_parser_takes_every_flag_of_every_recipe(name):
+def test_sglangs_own_parsers_take_every_flag_of_every_recipe(name):
+    from sglang_router.launch_router import parse_router_args
+
     recipe = find_recipe(name)
     assert recipe.about
     for gpus in (planned(f"{gpus_of(recipe)}x80"), []):
         for spec in specs(recipe, gpus):
-            check(spec)
+            if isinstance(spec, Gateway):
+                parse_router_args(spec.command(30_000, bool(gpus))[3:])
+            else:
+                check(spec)
 
 
 def test_a_flag_that_sglang_does_not_take_is_refused_in_its_words():
@@ -106,6 +112,7 @@ def test_models_of_recipes_are_known_without_a_hub():
         ("draft: {model: x, devices: [0, 0]}", r"devices are different GPUs.*not \[0, 0\]"),
         ("draft: {model: x, devices: [-1]}", "devices are different GPUs"),
         ("draft: {model: x, devices: [true]}", "draft.devices.0: must be a whole number, not True"),
+        ("draft: {model: x, workers: 2, gateway: fast}", "draft.gateway: it is a policy of the gateway, cache_aware, "),
         ("draft: foo/bar", "draft: must be a mapping, not 'foo/bar'"),
         (
             "draft: {model: x, port: 9000}\ntarget: {model: y, port: 8999, workers: 2}",
@@ -202,9 +209,20 @@ def test_workers_share_the_devices_out():
     assert [found[f"target-{i}"].devices for i in (0, 1)] == [("0", "1"), ("2", "3")]
     assert [found[f"target-{i}"].port for i in (0, 1)] == [30_010, 30_011]
     assert {one.role for one in found.values()} == {"draft", "target"}
+    assert not isinstance(found["target-0"], Gateway)
     laid = lay_out(Recipe.model_validate({"draft": {"model": "m"}, "target": {"model": "n", "workers": 2}}),
                    planned("6x80"))  # fmt: skip
     assert (laid.draft.devices, laid.target.devices) == ((0,), (1, 2, 3, 4))
+
+
+def test_a_gateway_comes_after_its_workers_and_is_what_the_role_is_found_by():
+    found = {spec.name: spec for spec in specs(find_recipe("data-parallel"), planned("5x80"))}
+    gateway, workers = found["target-gateway"], [found["target-0"], found["target-1"]]
+    assert (gateway.role, gateway.policy, gateway.after) == ("target", "manual", ("target-0", "target-1"))
+    assert gateway.urls == tuple(f"http://127.0.0.1:{worker.port}" for worker in workers)
+    assert {worker.role for worker in workers} == {"target worker"}
+    command = gateway.command(30_000, gpu=True)
+    assert command[command.index("--worker-urls") + 1 :][:2] == list(gateway.urls)
 
 
 @pytest.mark.parametrize(("model", "count", "each"), [(QWEN, 9, 4), (QWQ, 17, 8), ("nobody/knows", 17, 16)])
