@@ -128,7 +128,7 @@ def serve(
     specs: Sequence[Spec],
     logs: Path,
     *,
-    timeout: float = 300.0,
+    timeout: float = 600.0,
     progress: Callable[[Mapping[str, str]], None] | None = None,
 ) -> Iterator[list[Running]]:
     """Runs the runtimes for the length of a ``with`` block; yields them once all are healthy.

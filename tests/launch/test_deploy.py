@@ -54,7 +54,7 @@ def test_the_gateway_takes_its_command_and_finds_the_targets():
     labels = found["a1-target"]["spec"]["template"]["metadata"]["labels"]
     assert given[given.index("--selector") + 1] in [f"{key}={value}" for key, value in labels.items()]
     launch_router = pytest.importorskip("sglang_router.launch_router", reason="needs the extra `gateway`")
-    arguments = launch_router.parse_router_args(["python", *given])
+    arguments = launch_router.parse_router_args(given)
     assert (arguments.service_discovery, arguments.selector, arguments.policy) == (
         True, {"app": "a1-target"}, "cache_aware",
     )  # fmt: skip

@@ -280,7 +280,7 @@ def test_those_that_come_after_others_start_when_these_are_healthy(tmp_path, mon
         return True
 
     monkeypatch.setattr("a1_sgl.launch.runtimes._start", start)
-    monkeypatch.setattr("a1_sgl.launch.runtimes._stop", lambda processes: None)
+    monkeypatch.setattr("a1_sgl.launch.runtimes.stop", lambda processes: None)
     monkeypatch.setattr(Running, "healthy", is_healthy)
     said = []
     specs = [Spec("draft", "d", after=("target",)), Spec("target", "t"), Spec("other", "o", after=("target", "draft"))]
