@@ -392,15 +392,15 @@ def trace(run: str, timeline: Timeline, pids: Iterator[int], window: Window) -> 
     """The trace's events of one run: a process for its chains and one for each runtime, numbered by `pids`."""
     pid, tid = next(pids), 0
     yield from _named("process", f"{run}: chains", pid)
-    yield from _counted(pid, window, {"chains in flight": _steps(timeline.alive)})
+    yield from _counted(pid, window, {("chains", "in flight"): _steps(timeline.alive)})
     for (question, sample), rows in timeline.chains.items():
         marks = timeline.marks.get((question, sample), [])
         for i, row in enumerate(rows or [[]]):
             tid += 1
             yield from _named("thread", f"{question} chain {sample}{f' ({i + 1})' if i else ''}", pid, tid)
-            yield from (
-                _slice(one.doing, one.start, one.end, pid, tid, one.args) for one in row if window.has(*one[1:3])
-            )
+            for one in row:
+                if window.has(one.start, one.end):
+                    yield _slice(one.doing, one.start, one.end, pid, tid, one.args)
             if not i:
                 yield from (_mark(one, pid, tid) for one in marks if window.has(one.at, one.at))
     for runtime, of in timeline.runtimes.items():
@@ -409,26 +409,29 @@ def trace(run: str, timeline: Timeline, pids: Iterator[int], window: Window) -> 
         yield from _counted(pid, window, _load([one for lane in of for one in lane]))
         for tid, lane in enumerate(of, 1):
             yield from _named("thread", f"lane {tid}", pid, tid)
-            for one in lane:
-                if window.has(one.start, one.end):
-                    yield _slice(one.doing, one.start, one.end, pid, tid, one.args)
-                    yield from (_slice(*part, pid, tid) for part in phases(one))
+            for sent in lane:
+                if window.has(sent.start, sent.end):
+                    yield _slice(sent.doing, sent.start, sent.end, pid, tid, sent.args)
+                    yield from (_slice(*part, pid, tid) for part in phases(sent))
 
 
-def _load(sent: Sequence[Sent]) -> dict[str, list[tuple[int, float]]]:
+def _load(sent: Sequence[Sent]) -> dict[tuple[str, str], list[tuple[int, float]]]:
     """How many requests a runtime had under way, at what pace they were decoded together, and how much of their prompts
     came from its prefix cache."""
-    rates: list[tuple[int, int, float]] = []
-    for one in sent:
-        decoding = [(start, end) for name, start, end in phases(one) if name == "decode"]
-        rates += [(start, end, 1e6 * one.call.completion_tokens / (end - start)) for start, end in decoding]
+    written = [
+        (start, end, 1e6 * one.call.completion_tokens / (end - start))
+        for one in sent
+        for name, start, end in phases(one)
+        if name == "decode"
+    ]
+    decoding, rates = [(start, end) for start, end, _ in written], [rate for _, _, rate in written]
     spans = [(one.start, one.end) for one in sent]
     prompts = _steps(spans, [one.call.prompt_tokens for one in sent])
     cached = _steps(spans, [one.call.cached_tokens for one in sent])
     return {
-        "calls under way": _steps(spans),
-        "tokens/s": [(at, round(rate, 1)) for at, rate in _steps([r[:2] for r in rates], [r[2] for r in rates])],
-        "prefix-cache share": [
+        ("calls", "under way"): _steps(spans),
+        ("tokens", "a second"): [(at, round(rate, 1)) for at, rate in _steps(decoding, rates)],
+        ("prompt tokens", "share cached"): [
             (at, round(of / whole, 3) if whole else 0.0)
             for (at, whole), (_, of) in zip(prompts, cached, strict=True)
         ],
@@ -454,13 +457,14 @@ def _steps(spans: Sequence[Interval], weights: Sequence[float] | None = None) ->
 
 
 def _counted(
-    pid: int, window: Window, counters: Mapping[str, Sequence[tuple[int, float]]]
+    pid: int, window: Window, counters: Mapping[tuple[str, str], Sequence[tuple[int, float]]]
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
-    for name, values in counters.items():
+    """By what is counted and how, which a viewer shows as one name."""
+    for (name, how), values in counters.items():
         before = None
         for at, value in values:
             if value != before and window.has(at, at):
-                yield {"ph": "C", "name": name, "pid": pid, "ts": at, "args": {"value": value}}
+                yield {"ph": "C", "name": name, "pid": pid, "ts": at, "args": {how: value}}
                 before = value
 
 
