@@ -25,9 +25,6 @@ from a1_sgl.records import RunFolder
 from a1_sgl.testing import FakeEngine
 from a1_sgl.types import Listener, calls_of
 
-CHAINS = 1024
-"""Chains of each run, about."""
-
 
 class Telling(FakeEngine):
     """A fake engine that tells where a request's time went, as a runtime with ``--enable-metrics`` does."""
@@ -41,6 +38,7 @@ class Telling(FakeEngine):
 def main(
     in_flight: Annotated[list[int] | None, typer.Option(help="Chains at once. [default: 64 and 1000]")] = None,
     pairs: Annotated[int, typer.Option(help="Pairs of runs for each figure.")] = 7,
+    chains: Annotated[int, typer.Option(help="Chains of each run, about; never fewer than are at once.")] = 1024,
     like: Annotated[
         list[Path] | None, typer.Option(metavar="RUN", help="Runs; what as many calls would cost each of them.")
     ] = None,
@@ -52,7 +50,7 @@ def main(
     for name in ("in flight", "calls", "without, us/call", "more, us/call [range]", "of the client's CPU", *runs):
         table.add_column(name, justify="right")
     for count in in_flight or (64, 1000):
-        case = Case("a1", "in-process", count, 100, rounds=max(1, CHAINS // count))
+        case = Case("a1", "in-process", count, 100, rounds=max(1, chains // count))
         drive(case, engine=Telling)  # what is imported and compiled is no part of it
         for name, listening in LISTENERS.items():
             without, more, calls = _paired(case, listening, pairs)
