@@ -114,8 +114,8 @@ class Timeline:
         Args:
             began: when it began, in seconds since the epoch.
             joint: whether the chains of a question go from step to step together. What is between two of a chain's
-                requests is then `BARRIER` while any other of its question is under way, and else `BETWEEN`; otherwise
-                it is `CLIENT`.
+                requests is then `BARRIER` from the first to the last moment at which any other of its question is under
+                way, and else `BETWEEN`; otherwise it is `CLIENT`.
         """
         clock = _Clock(began)
         sent: defaultdict[str, list[Sent]] = defaultdict(list)
@@ -322,7 +322,11 @@ def _waits(
         if others is None:
             found.append(Slice(CLIENT, low, high))
         else:
-            found += [Slice(BARRIER if at else BETWEEN, start, end) for start, end, at in pieces((low, high), others)]
+            under_way = [(start, end) for start, end, at in pieces((low, high), others) if at]
+            first, last = (under_way[0][0], under_way[-1][1]) if under_way else (high, high)
+            for name, start, end in ((BETWEEN, low, first), (BARRIER, first, last), (BETWEEN, last, high)):
+                if end > start:
+                    found.append(Slice(name, start, end))
     return found
 
 
