@@ -45,6 +45,8 @@ included."""
 PHASES = ("network", "queue", "prefill", "decode", "network")
 """What a request's time goes to, in this order: where on its way it was is not told, so half of that is put before."""
 SUFFIXES = (".json", ".json.gz")
+_THREADS = 1000
+"""Numbers of threads are above it: one that had its process's number would be shown as that one's main thread."""
 _VERBS = {"prefill": "reads", "decode": "writes", "verify": "verifies"}
 _COLOURS = {
     "draft writes": "thread_state_running", "target verifies": "thread_state_runnable", "target writes": "bad",
@@ -394,7 +396,7 @@ def write(out: Path, runs: Iterable[tuple[str, Timeline]], window: Window) -> No
 
 def trace(run: str, timeline: Timeline, pids: Iterator[int], window: Window) -> Iterator[dict[str, Any]]:
     """The trace's events of one run: a process for its chains and one for each runtime, numbered by `pids`."""
-    pid, tid = next(pids), 0
+    pid, tid = next(pids), _THREADS
     yield from _named("process", f"{run}: chains", pid)
     yield from _counted(pid, window, {("chains", "in flight"): _steps(timeline.alive)})
     for (question, sample), rows in timeline.chains.items():
@@ -411,8 +413,8 @@ def trace(run: str, timeline: Timeline, pids: Iterator[int], window: Window) -> 
         pid = next(pids)
         yield from _named("process", f"{run}: {runtime} runtime", pid)
         yield from _counted(pid, window, _load([one for lane in of for one in lane]))
-        for tid, lane in enumerate(of, 1):
-            yield from _named("thread", f"lane {tid}", pid, tid)
+        for tid, lane in enumerate(of, _THREADS + 1):
+            yield from _named("thread", f"lane {tid - _THREADS}", pid, tid)
             for sent in lane:
                 if window.has(sent.start, sent.end):
                     yield _slice(sent.doing, sent.start, sent.end, pid, tid, sent.args)
