@@ -40,6 +40,7 @@ from a1_sgl.evals.tasks import Task, sha256
 from a1_sgl.programs import Program, find_program, stop_strings
 from a1_sgl.records import Recorder, RunFolder, discard
 from a1_sgl.session import Backend, find_audit, find_rate, stoppable
+from a1_sgl.telemetry import each
 from a1_sgl.types import (
     AuditEvent,
     CalibrationEvent,
@@ -358,18 +359,21 @@ class Interrupted(Exception):
 
 
 Progress = Callable[[Recorder, int], None]
+Listen = Callable[[Decider | None], Listener]
 Work = tuple[Question, tuple[int, ...]]
 """A question, and which of its chains are to be run."""
 
 
 def evaluate(
-    plan: Eval, backend: Backend, out: StrPath, progress: Progress | None = None, *, overwrite: bool = False
-) -> tuple[RunFolder, dict[str, Any]]:
+    plan: Eval, backend: Backend, out: StrPath, progress: Progress | None = None, *, overwrite: bool = False,
+    listen: Listen | None = None,
+) -> tuple[RunFolder, dict[str, Any]]:  # fmt: skip
     """Runs what is missing of `plan` in folder `out` and writes the summary.
 
     Args:
         progress: called about twice a second with the recorder and the number of chains planned.
         overwrite: whether an earlier run in `out` is thrown away, once nothing speaks against this one.
+        listen: makes, knowing the run's gate, what is told of every event of this session that is on record.
 
     Raises:
         ConfigError: the folder belongs to another configuration or is written to by another process, or the card to
@@ -404,7 +408,8 @@ def evaluate(
         asked = {question.id: question for question in questions}
         try:
             with Grading(folder, asked, plan.task.grade, tick) as grading, Recorder(folder, grading.submit) as recorder:
-                run = _Run(plan, backend, gate, recorder, [work for work in todo if work[1]])
+                told = recorder if listen is None else each(recorder, listen(gate))
+                run = _Run(plan, backend, gate, recorder, told, [work for work in todo if work[1]])
                 run.watch(tick)
         except KeyboardInterrupt:  # of the chains, or a second one, or of the wait for the last grades
             interrupted = True
@@ -455,9 +460,11 @@ class _Run:
     """The questions that are left, on the event loop; so many are begun that no place for a chain is ever empty."""
 
     def __init__(
-        self, plan: Eval, backend: Backend, gate: Decider | None, recorder: Recorder, todo: Sequence[Work]
-    ) -> None:
+        self, plan: Eval, backend: Backend, gate: Decider | None, recorder: Recorder, told: Listener,
+        todo: Sequence[Work],
+    ) -> None:  # fmt: skip
         self._plan, self._backend, self._gate, self._recorder, self._todo = plan, backend, gate, recorder, todo
+        self._told = told
         # A question begins with its prompt, and where its chains go from step to step some of them wait: so about twice
         # as many chains are begun as have places, and never fewer than have.
         self._places = backend.admission.limit
@@ -528,7 +535,7 @@ class _Run:
 
     def _hear(self, event: Event) -> None:
         try:
-            self._recorder(event)
+            self._told(event)
         except RecordFault as fault:
             self._stop(fault)
             raise
@@ -541,7 +548,7 @@ class _Run:
             for sample in samples:
                 name = (question.id, sample)
                 if name not in self._recorder.lost and not self._recorder.folder.has(*name):
-                    self._recorder(LostEvent(question=question.id, sample=sample, error=error))
+                    self._told(LostEvent(question=question.id, sample=sample, error=error))
         except RecordFault as fault:
             self._stop(fault)
 

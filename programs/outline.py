@@ -13,12 +13,14 @@ from a1_sgl.registry import headline
 
 @dataclass(frozen=True)
 class Outline:
-    """What `Program` says of itself: its name, a line about it, its own parameters, and whether it needs a pair."""
+    """What `Program` says of itself: its name, a line about it, its own parameters, whether it needs a pair,
+    and whether its chains depend on each other."""
 
     name: str
     about: str
     own: tuple[str, ...]
     takes_over: bool
+    joint: bool
 
 
 def library() -> list[Outline]:
@@ -38,7 +40,8 @@ def outlines(file: Path) -> list[Outline]:
         arguments = [one.arg for one in (*function.args.args, *function.args.kwonlyargs)]
         about = headline(ast.get_docstring(function))
         own = arguments[2 if given.get("gate", "none") == "none" else 3 :]
-        found.append(Outline(function.name, about, tuple(own), given.get("takes_over") is True))
+        flags = (given.get(name) is True for name in ("takes_over", "joint"))
+        found.append(Outline(function.name, about, tuple(own), *flags))
     return found
 
 

@@ -10,7 +10,8 @@ DOMAIN = {"arguments", "errors", "types", "voting", "stopping", "compare", "read
 FOLDERS = {
     "answers": "a1_sgl/answers",
     "conformal": "a1_sgl/conformal", "engine": "a1_sgl/engine", "session": "a1_sgl/session",
-    "records": "a1_sgl/records", "cli": "a1_sgl/cli", "programs": "programs", "evals": "evals", "launch": "launch",
+    "records": "a1_sgl/records", "telemetry": "a1_sgl/telemetry",
+    "cli": "a1_sgl/cli", "programs": "programs", "evals": "evals", "launch": "launch",
 }  # fmt: skip
 EVERYTHING = DOMAIN | FOLDERS.keys() | {"testing", "__version__"}
 ALLOWED = {
@@ -20,6 +21,7 @@ ALLOWED = {
     "session": DOMAIN | {"answers", "conformal", "engine", "launch.cpu_engine"},
     "programs": DOMAIN | {"answers", "conformal", "engine", "session"},
     "records": DOMAIN,
+    "telemetry": DOMAIN,
     "evals": EVERYTHING - {"cli", "launch", "testing"},
     "evals/benchmarks": EVERYTHING - {"cli"},
     "launch": DOMAIN,

@@ -60,6 +60,7 @@ def _register() -> None:
         report,
         solve,
         tasks,
+        timeline,
     )
 
     app.add_typer(launch.app, name="launch")
@@ -70,6 +71,7 @@ def _register() -> None:
     app.command("grade")(grade.grade)
     app.command("compare")(compare.compare)
     app.command("report")(report.report)
+    app.command("timeline")(timeline.timeline)
     app.command("replay")(replay.replay)
     app.command("solve")(solve.solve)
     app.add_typer(tasks.app, name="tasks")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from a1_sgl.cli import common, complete, console, errors
+from a1_sgl.cli import common, complete, console, errors, telemetry
 from a1_sgl.cli.progress import progress
 from a1_sgl.cli.runtimes import Runtimes, takes_runtimes
 from a1_sgl.errors import ConfigError
@@ -93,6 +93,7 @@ def eval_(
         Path | None, typer.Option(metavar="RUN", help="With --dry-run: a run of the same program to go by.")
     ] = None,
     overwrite: common.Overwrite = False,
+    metrics: telemetry.MetricsAt = None,
     as_json: common.Json = False,
 ) -> None:
     """Run a program over questions and grade every chain."""
@@ -129,11 +130,15 @@ def eval_(
         _say(plan, like, runtimes, as_json)
         return
     assert out is not None
-    with runtimes.connect(plan.runtime) as backend, terminate_on_sigterm():
+    with (
+        runtimes.connect(plan.runtime) as backend,
+        terminate_on_sigterm(),
+        telemetry.listening(plan, backend, metrics) as listen,
+    ):
         common.check_recipe(recipe, plan, backend)
         try:
             with progress(f"{strategy.name} {plan.runtime or ''}".strip(), quiet or as_json) as shown:
-                _, summary = evaluate(plan, backend, out, shown, overwrite=overwrite)
+                _, summary = evaluate(plan, backend, out, shown, overwrite=overwrite, listen=listen)
         except Interrupted as stop:
             errors.print(f"{stop}; the same command goes on", markup=False, highlight=False, soft_wrap=True)
             raise typer.Exit(130) from None

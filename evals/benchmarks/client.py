@@ -18,10 +18,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import psutil
 import typer
@@ -29,6 +29,10 @@ from rich.console import Console
 from rich.table import Table
 
 from a1_sgl.evals.benchmarks.fake_runtime import CHUNK
+
+if TYPE_CHECKING:
+    from a1_sgl.testing import FakeEngine
+    from a1_sgl.types import Listener
 
 IN_FLIGHT = (1, 64, 256, 1000)
 CHAINS = 4
@@ -176,10 +180,12 @@ class _Watch:
         self._own = time.thread_time()
 
 
+Driven = tuple[int, int, _Watch]
+
+
 def measure(case: Case) -> dict[str, Any]:
     """Runs a row here."""
-    send: Callable[[Case], tuple[int, int, _Watch]] = _bare if case.client == "bare" else _a1
-    calls, text, watch = send(case)
+    calls, text, watch = _bare(case) if case.client == "bare" else drive(case)
     return {
         "calls": calls, "chains": case.questions * case.chains, "in_flight": case.in_flight, "cpu": watch.cpu,
         "wall": watch.wall, "threads": watch.threads, "files": watch.files,
@@ -193,7 +199,16 @@ def _prompts(case: Case) -> list[str]:
     return [f"Question {number}. Start with 17. " + "Add 8. " * words for number in range(case.questions)]
 
 
-def _a1(case: Case) -> tuple[int, int, _Watch]:
+def drive(case: Case, listener: Listener | None = None, engine: type[FakeEngine] | None = None) -> Driven:
+    """Has `a1` do a row.
+
+    Args:
+        listener: hears of all of it.
+        engine: what an engine in this process is; None is `FakeEngine`.
+
+    Returns:
+        Requests, bytes that ids and texts of the chains in flight take, and what was watched.
+    """
     from a1_sgl.conformal import make
     from a1_sgl.engine import submit
     from a1_sgl.programs import a1
@@ -204,12 +219,14 @@ def _a1(case: Case) -> tuple[int, int, _Watch]:
     counted = {"calls": 0, "chains": 0}
 
     def hear(event: Event) -> None:
+        if listener is not None:
+            listener(event)
         counted["calls"] += len(calls_of([event]))
         counted["chains"] += isinstance(event, ChainEvent)
 
     if case.to == "in-process":
         # Texts of as many bytes as there would be tokens, since its tokens are bytes.
-        engines = [FakeEngine("17+8=25.\n" * 9, delay=0.01, cache=False, remember=False) for _ in range(2)]
+        engines = [(engine or FakeEngine)("17+8=25.\n" * 9, delay=0.01, cache=False, remember=False) for _ in range(2)]
         backend = Backend(Roles.pair(*engines), in_flight=case.in_flight)
         asked = ["x" * case.prompt for _ in range(case.questions)]
     else:
@@ -239,7 +256,7 @@ def _a1(case: Case) -> tuple[int, int, _Watch]:
     return counted["calls"], case.in_flight * each, watch
 
 
-def _bare(case: Case) -> tuple[int, int, _Watch]:
+def _bare(case: Case) -> Driven:
     import aiohttp
     import numpy as np
     import orjson

@@ -40,7 +40,7 @@ def waits(events: Sequence[Event], *, gate_s: float = 0.0, together: bool = Fals
         busy = 0.0
         for call, seconds in zip(own, _parts(own), strict=True):
             busy += seconds
-            for cause, share in _shares(call).items():
+            for cause, share in shares(call).items():
                 found[cause] += share * seconds
         between += max(0.0, event.ended - event.started - busy)
         if together:
@@ -72,7 +72,7 @@ def busy(calls: Iterable[Call], wall: float) -> dict[str, Any]:
     return {"share": seconds / wall if wall > 0 else None, "calls": area / seconds if seconds else 0.0}
 
 
-def _shares(call: Call) -> dict[str, float]:
+def shares(call: Call) -> dict[str, float]:
     """What a request's time went to; shares that add up to one."""
     whole = call.ended - call.started
     if whole <= 0:

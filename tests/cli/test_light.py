@@ -27,7 +27,7 @@ def python(code):
 def test_help_and_lists_import_nothing_heavy():
     lists = ["programs", "recipes", "tasks", "gates", "scores", "votes"]
     helps = ["eval", "calibrate", "certify", "bench", "bench rho", "solve", "replay", "compare", "report", "grade",
-             "launch", "launch start", "doctor", "demo", "tasks show"]  # fmt: skip
+             "timeline", "launch", "launch start", "doctor", "demo", "tasks show"]  # fmt: skip
     commands = ["--help", "--version", *lists, *(f"{one} --json" for one in lists), *(f"{one} --help" for one in helps)]
     done = python(SCRIPT.format(commands=commands, heavy=HEAVY))
     assert done.returncode == 0, done.stderr

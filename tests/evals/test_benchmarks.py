@@ -59,6 +59,7 @@ def test_only_the_recommended_gate_holds_a_small_rate_over_long_chains(seed):
         ("drift", ["--runs", "1", "--questions", "60", "--detection"]),
         ("long_chains", ["--questions", "4", "--chains", "2", "--turns", "16"]),
         ("audited", ["--runs", "1", "--length", "4"]),
+        ("telemetry", ["--pairs", "1", "--in-flight", "8", "--chains", "16"]),
     ],
 )
 def test_the_measurements_run(name, options):
@@ -66,7 +67,7 @@ def test_the_measurements_run(name, options):
     command = [sys.executable, "-m", f"a1_sgl.evals.benchmarks.{name}", *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert "balanced" in done.stdout or name in ("drift", "audited")
+    assert "balanced" in done.stdout or name in ("drift", "audited", "telemetry")
 
 
 def test_audits_hold_what_no_rate_of_take_overs_does():

@@ -13,7 +13,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def said(program):
-    return Outline(program.name, program.about, tuple(program.own), program.takes_over)
+    return Outline(program.name, program.about, tuple(program.own), program.takes_over, program.joint)
 
 
 def test_the_library_is_as_its_programs_say():
