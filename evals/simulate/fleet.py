@@ -78,7 +78,8 @@ class Outcome:
 
     def total(self, name: str, role: str | None = None) -> float:
         """The sum of a `Tally`'s attribute over the runtimes of a role, or all."""
-        return sum(getattr(one, name) for key, of in self.tallies.items() if role in (None, key) for one in of)
+        of = [one for key, members in self.tallies.items() if role in (None, key) for one in members]
+        return float(sum(getattr(one, name) for one in of))
 
 
 def throughput(ended: Sequence[float]) -> float:
@@ -181,8 +182,8 @@ class _Simulation:
             ]
             ends = [self.env.process(self._chain(number, i, requests, question, first, False)) for i, requests in going]
             if ends:
-                yield self.env.all_of(ends)
-            self.barrier += sum(self.env.now - one.value for one in ends)
+                found = yield self.env.all_of(ends)
+                self.barrier += sum(self.env.now - at for at in found.values())
         for _ in question.chains:
             self._chain_ended()
 

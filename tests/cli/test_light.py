@@ -27,7 +27,8 @@ def python(code):
 def test_help_and_lists_import_nothing_heavy():
     lists = ["programs", "recipes", "tasks", "gates", "scores", "votes"]
     helps = ["eval", "calibrate", "certify", "bench", "bench rho", "solve", "replay", "compare", "report", "grade",
-             "launch", "launch pocket", "doctor", "demo", "tasks show"]  # fmt: skip
+             "launch", "launch pocket", "doctor", "demo", "tasks show", "simulate", "simulate fit", "simulate check",
+             "simulate plan"]  # fmt: skip
     commands = ["--help", "--version", *lists, *(f"{one} --json" for one in lists), *(f"{one} --help" for one in helps)]
     done = python(SCRIPT.format(commands=commands, heavy=HEAVY))
     assert done.returncode == 0, done.stderr
@@ -59,6 +60,7 @@ def test_packages_import_nothing_heavy(module):
         ("a1 eval --program dvts --set w", ["width="]),
         ("a1 replay --gate syn", ["synchronous"]),
         ("a1 launch pocket --task st", ["stories"]),
+        ("a1 simulate plan run --pair h100", ["h100-qwen2.5-7b-qwq-32b"]),
         ("a1 eval --program {file}:m", ["{file}:mine"]),
         ("a1 eval --program {file}:mine --vote long", ["longest"]),
         ("a1 eval --program {file}:mine --rate br", ["brief"]),
