@@ -101,7 +101,8 @@ def plan(
         typer.Option(help="Questions that arrive a second. [default: the next one begins when there is a place]"),
     ] = None,
     in_flight: Annotated[
-        int | None, typer.Option(help="Most chains at once, in the whole fleet. [default: 64; with --rate any number]")
+        int | None,
+        typer.Option(help="Most chains at once for each target worker. [default: 64; with --rate any number]"),
     ] = None,
     within: Annotated[
         float | None, typer.Option(help="Seconds in which 95% of the questions must be answered; names the cheapest.")
@@ -136,17 +137,17 @@ def plan(
         found = {"rows": [row.dump() for row in rows], "cheapest": best and best.dump()}
         common.as_json(found)
         return
-    table = _table("arm", "alpha", "m", "draft", "target", "q/s", "median s", "p95 s", "busy d/t", "device-s")
+    table = _table("arm", "alpha", "m", "draft", "target", "q/s", "median s", "p95 s", "at once d/t", "device-s")
     for row in rows:
         table.add_row(
             row.arm, "-" if row.alpha is None else f"{row.alpha:g}", str(row.chains), str(row.drafts),
             str(row.targets), f"{row.per_second:.3g}", f"{row.median:.1f}", f"{row.p95:.1f}",
-            f"{row.draft:.0%}/{row.target:.0%}", f"{row.device_s:.1f}" + ("" if row.keeps_up else " !"),
+            f"{row.draft_batch:.0f}/{row.target_batch:.0f}", f"{row.device_s:.1f}" + ("" if row.keeps_up else " !"),
         )  # fmt: skip
     console.print(table)
     _say(
         "m: chains a question; draft, target: workers; q/s: questions answered a second; median, p95: of a question's "
-        "time; device-s: devices x seconds a question"
+        "time; at once: sequences in a decode step; device-s: devices x seconds a question"
         + ("; !: does not keep up with the arrivals" if not all(row.keeps_up for row in rows) else "")
     )
     if within is not None:

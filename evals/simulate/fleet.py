@@ -53,7 +53,10 @@ class Outcome:
         seconds: what requests took, by role and whether they wrote, in the order in which they ended; the way there
             and back included.
         tallies: of each runtime, by role.
-        busy: share of the time in which runtimes compute, by role; where questions arrive, until the last one has.
+        busy: share of the time in which runtimes compute, be it for one sequence, by role; where questions arrive,
+            until the last one has.
+        kept_up: of as many questions as arrived in the second half of the arrivals, those that were answered in that
+            time; None where none arrives.
         barrier: seconds that chains waited for others of their question.
     """
 
@@ -63,6 +66,7 @@ class Outcome:
     seconds: dict[tuple[str, bool], list[float]]
     tallies: dict[str, list[Tally]]
     busy: dict[str, float]
+    kept_up: float | None
     barrier: float
 
     def percentile(self, percent: float) -> float:
@@ -71,6 +75,10 @@ class Outcome:
         low = int(at)
         high = min(low + 1, len(self.latency) - 1)
         return self.latency[low] + (at - low) * (self.latency[high] - self.latency[low])
+
+    def batch(self, role: str) -> float:
+        """Sequences in a decode step, on average."""
+        return self.total("sequences", role) / max(self.total("steps", role), 1)
 
     def throughput(self) -> float:
         """Chains a second until three quarters of them have ended."""
@@ -128,6 +136,8 @@ class _Simulation:
     latency: list[float] = field(default_factory=list)
     seconds: dict[tuple[str, bool], list[float]] = field(default_factory=dict)
     busy: dict[str, float] = field(default_factory=dict)
+    half: int | None = None
+    kept_up: float | None = None
     barrier: float = 0.0
     begun: int = 0
     over: simpy.Event | None = None
@@ -138,6 +148,8 @@ class _Simulation:
         for number, question in enumerate(questions):
             if arrivals.rate is not None:
                 yield self.env.timeout(drawn.expovariate(arrivals.rate))
+                if number == len(questions) // 2:
+                    self.half = len(self.latency)
             else:
                 limit, more = arrivals.in_flight or 1, len(question.chains)
                 while self.begun >= limit and self.begun + more > 2 * limit:  # as evals.runner does
@@ -147,6 +159,8 @@ class _Simulation:
             self.env.process(self._question(number, question, arrivals.rate is not None))
         if arrivals.rate is not None:
             self.busy = self.busy_by_now()
+            came = len(questions) - len(questions) // 2
+            self.kept_up = (len(self.latency) - (self.half or 0)) / came
 
     def busy_by_now(self) -> dict[str, float]:
         """Share of the time in which runtimes computed, by role."""
@@ -255,7 +269,7 @@ def simulate(
     return Outcome(
         wall=max(run.ended), ended=tuple(sorted(run.ended)), latency=tuple(sorted(run.latency)), seconds=run.seconds,
         tallies={role: [one.tally for one in fleet.members] for role, fleet in fleets.items()},
-        busy=run.busy or run.busy_by_now(), barrier=run.barrier,
+        busy=run.busy or run.busy_by_now(), kept_up=run.kept_up, barrier=run.barrier,
     )  # fmt: skip
 
 

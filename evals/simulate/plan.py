@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from typing import Any
 
@@ -12,9 +12,9 @@ from a1_sgl.evals.simulate.costs import Pair
 from a1_sgl.evals.simulate.fleet import Arrivals, simulate
 from a1_sgl.evals.simulate.load import Record, planned
 
-BUSY = 0.98
-"""A fleet that is busier under arrivals does not keep up with them, or nearly so: its latency is that of a queue that
-grows."""
+KEPT_UP = 0.85
+"""A fleet that answers fewer questions than this share of those that arrive, in the second half of the arrivals, does
+not keep up: its queue grows. Arrivals must last for several times the latency, or none seems to."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Plan:
         alphas, chains, drafts, targets: as in `planned` and `simulate`. Arms that do not use one of them are simulated
             for its first value alone.
         questions: how many to simulate.
+        arrivals: in flight are so many chains for each target worker, or draft where there is none.
         replaces: whether a take-over replaces the chunk; None is the record's way.
         stretch: how many times as long prompts, chunks and take-overs are as recorded.
         within: seconds in which 95% of the questions must be answered; None where nothing is asked.
@@ -69,11 +70,12 @@ class Row:
         per_second: questions a second, over all of the time.
         median, p95: latency of a question, seconds.
         draft, target: share of the time in which they compute.
+        draft_batch, target_batch: sequences in a decode step, on average.
         device_s: seconds of devices a question takes, idle ones included.
         target_tokens: tokens that the target wrote, a question.
         again: share of the tokens read that were read before and given up for want of room.
         barrier: share of their time that chains wait for others of their question.
-        keeps_up: whether the fleet keeps up with the arrivals, by `BUSY`.
+        keeps_up: whether the fleet keeps up with the arrivals, by `KEPT_UP`.
         meets: whether it keeps up and 95% of the questions are answered in time; None where nothing is asked.
     """
 
@@ -87,6 +89,8 @@ class Row:
     p95: float
     draft: float
     target: float
+    draft_batch: float
+    target_batch: float
     device_s: float
     target_tokens: float
     again: float
@@ -106,14 +110,18 @@ def sweep(record: Record, pair: Pair, plan: Plan) -> Iterator[Row]:
             record, arm, alpha or 0.0, chains, plan.questions, seed=plan.seed, replaces=plan.replaces,
             stretch=plan.stretch,
         )  # fmt: skip
-        made = simulate(questions, pair, plan.arrivals, drafts=drafts, targets=targets, seed=plan.seed)
+        places = plan.arrivals.in_flight and plan.arrivals.in_flight * (targets or drafts)
+        made = simulate(
+            questions, pair, replace(plan.arrivals, in_flight=places), drafts=drafts, targets=targets, seed=plan.seed
+        )
         count, read = len(questions), made.total("read")
-        keeps_up = plan.arrivals.rate is None or max(made.busy.values()) < BUSY
+        keeps_up = made.kept_up is None or made.kept_up >= KEPT_UP
         p95 = made.percentile(95)
         waited = made.barrier / (made.barrier + sum(map(sum, made.seconds.values())))
         yield Row(
             arm=arm, alpha=alpha, chains=chains, drafts=drafts, targets=targets, per_second=count / made.wall,
             median=made.percentile(50), p95=p95, draft=made.busy.get("draft", 0.0), target=made.busy.get("target", 0.0),
+            draft_batch=made.batch("draft"), target_batch=made.batch("target"),
             device_s=(drafts * pair.draft.devices + targets * pair.target.devices) * made.wall / count,
             target_tokens=made.total("written", "target") / count, again=made.total("again") / read if read else 0.0,
             barrier=waited, keeps_up=keeps_up,

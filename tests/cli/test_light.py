@@ -60,7 +60,7 @@ def test_packages_import_nothing_heavy(module):
         ("a1 eval --program dvts --set w", ["width="]),
         ("a1 replay --gate syn", ["synchronous"]),
         ("a1 launch pocket --task st", ["stories"]),
-        ("a1 simulate plan run --pair h100", ["h100-qwen2.5-7b-qwq-32b"]),
+        ("a1 simulate plan run --pair h100-qwen2.5-7", ["h100-qwen2.5-7b-qwq-32b"]),
         ("a1 eval --program {file}:m", ["{file}:mine"]),
         ("a1 eval --program {file}:mine --vote long", ["longest"]),
         ("a1 eval --program {file}:mine --rate br", ["brief"]),

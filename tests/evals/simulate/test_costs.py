@@ -3,8 +3,9 @@
 import pytest
 
 from a1_sgl.errors import ConfigError
-from a1_sgl.evals.simulate.costs import Curves, Pair, Roofline, Worker, measured
+from a1_sgl.evals.simulate.costs import PAIRS, Curves, Pair, Roofline, Worker, find_pair, measured
 from a1_sgl.evals.speed.rho import Rho
+from a1_sgl.launch.shapes import SHAPES
 
 
 def rho(step=0.02, request=0.004, token=1e-4, pair=2e-7, prefix=256):
@@ -76,6 +77,20 @@ def test_a_pair_may_name_files_of_rho(tmp_path):
     pair = Pair.load(tmp_path / "pair.yaml")
     assert pair.target == Worker(costs=Curves.of(rho()), capacity=5000)
     assert measured(tmp_path / "rho.json") == pair.draft.costs
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_the_pairs_that_come_with_the_package_are_of_their_shapes(name):
+    pair, memory = find_pair(name), 80e9
+    draft = next(shape for key, shape in SHAPES.items() if f"-{key}-" in name)
+    for worker, shape in ((pair.draft, draft), (pair.target, SHAPES["qwen2.5-32b"])):
+        costs, size = worker.costs, shape.hidden // shape.heads
+        assert costs.parameters == pytest.approx(shape.parameters, rel=0.01)
+        assert costs.kv_bytes == 2 * shape.layers * shape.kv_heads * size * 2
+        assert costs.attention == 4 * shape.layers * shape.hidden
+        room = 0.88 * memory * costs.devices - costs.parameters * costs.weight_bytes
+        assert worker.capacity == pytest.approx(room / costs.kv_bytes, rel=0.01)
+        assert worker.devices == costs.devices
 
 
 @pytest.mark.parametrize(
