@@ -75,7 +75,29 @@ def main(
             for running, role in ((draft, "draft"), (target, "target")):
                 _measure(running, out / f"rho-{role}.json")
             for row in RECIPE:
-                _run(row, draft, target, out / _folder(row), questions, chains)
+                with Backend.connect(draft.url, target.url, in_flight=row.in_flight) as pair:
+                    run(row, pair, out, questions, chains)
+    report(out)
+
+
+def run(row: Row, pair: Backend, out: Path, questions: int, chains: int) -> None:
+    """Makes a run, if it is not there."""
+    folder = out / _folder(row)
+    if (folder / "summary.json").exists():
+        return
+    task, alone = find_task("stories"), row.arm in ("draft", "target")
+    plan = Eval(
+        task=task, split="test", program="direct" if alone else row.arm, runtime=row.arm if alone else None,
+        chains=chains, questions=questions, seed=row.seed, sampling={"temperature": task.temperature, "top_p": 1.0},
+        alpha=row.alpha, parameters=row.parameters,
+    )  # fmt: skip
+    pair.flush_cache()  # nobody profits from what another computed
+    _, summary = evaluate(plan, pair.alone(row.arm) if alone else pair, folder, overwrite=True)
+    print(f"{row.name}: {summary['wall_s']:.1f} s", flush=True)
+
+
+def report(out: Path) -> None:
+    """Fits, simulates, and prints the table."""
     draft_worker, target_worker = (
         Worker(costs=measured(out / f"rho-{role}.json"), running=RUNNING, capacity=CAPACITY)
         for role in ("draft", "target")
@@ -95,7 +117,7 @@ def main(
     console.print(
         f"decode steps x {pair.draft.decode_scale:.2f} (draft), {pair.target.decode_scale:.2f} (target), prefill steps "
         f"x {pair.draft.prefill_scale:.2f}, {pair.target.prefill_scale:.2f} of what rho says; contention "
-        f"{pair.contention:.2f}; network {1000 * pair.network:.1f} ms. {questions} questions x {chains} chains; the "
+        f"{pair.contention:.2f}; network {1000 * pair.network:.1f} ms. {len(first.ended)} chains each; the "
         f"pair is fitted to the first run. planned: drawn from the first run, mean of {SEEDS} draws [least, most]."
     )
 
@@ -119,21 +141,6 @@ def _measure(running: Running, path: Path) -> None:
             await engine.close()
 
     path.write_text(wait(found()))
-
-
-def _run(row: Row, draft: Running, target: Running, folder: Path, questions: int, chains: int) -> None:
-    if (folder / "summary.json").exists():
-        return
-    task, alone = find_task("stories"), row.arm in ("draft", "target")
-    plan = Eval(
-        task=task, split="test", program="direct" if alone else row.arm, runtime=row.arm if alone else None,
-        chains=chains, questions=questions, seed=row.seed, sampling={"temperature": task.temperature, "top_p": 1.0},
-        alpha=row.alpha, parameters=row.parameters,
-    )  # fmt: skip
-    with Backend.connect(draft.url, target.url, in_flight=row.in_flight) as pair:
-        pair.flush_cache()  # nobody profits from what another computed
-        _, summary = evaluate(plan, pair.alone(row.arm) if alone else pair, folder, overwrite=True)
-    print(f"{row.name}: {summary['wall_s']:.1f} s", flush=True)
 
 
 def _planned(row: Row, first: Record, record: Record, pair: Pair, seed: int) -> float:

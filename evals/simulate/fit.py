@@ -22,8 +22,9 @@ LARGEST = 4.0
 PARTS = 4
 """Of a run, by how many requests of a kind have ended: in the last one the draft has little to do, which tells the
 contention from the scales."""
-DIFFERENCE = 0.1
+DIFFERENCE = 0.2
 """By how much a scale is changed to see what it does."""
+ITERATIONS = 20
 
 
 def replay(record: Record, pair: Pair) -> Outcome:
@@ -64,7 +65,9 @@ def fit(record: Record, pair: Pair) -> Pair:
     low = np.concatenate([scales / LARGEST, both])
     high = np.concatenate([scales * LARGEST, [LARGEST * one for one in both]])
     # A simulation is a step function of its costs, so slopes are taken over steps that are larger than its treads.
-    found = least_squares(errors, start, bounds=(low, high), diff_step=DIFFERENCE, xtol=1e-3, ftol=1e-4)
+    found = least_squares(
+        errors, start, bounds=(low, high), diff_step=DIFFERENCE, xtol=1e-3, ftol=1e-4, max_nfev=ITERATIONS
+    )
     return scaled(found.x)
 
 
