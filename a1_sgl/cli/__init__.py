@@ -58,6 +58,7 @@ def _register() -> None:
         lists,
         replay,
         report,
+        simulate,
         solve,
         tasks,
         timeline,
@@ -73,6 +74,7 @@ def _register() -> None:
     app.command("report")(report.report)
     app.command("timeline")(timeline.timeline)
     app.command("replay")(replay.replay)
+    app.add_typer(simulate.app, name="simulate")
     app.command("solve")(solve.solve)
     app.add_typer(tasks.app, name="tasks")
     app.command("programs")(lists.programs)

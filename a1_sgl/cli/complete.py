@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable
 from contextlib import suppress
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,13 @@ def first_stages(incomplete: str) -> Found:
     from a1_sgl.conformal import SCORES
 
     return _matching(incomplete, ((name, one.about) for name, one in SCORES.items() if one.by_draft))
+
+
+def simulated(incomplete: str) -> Found:
+    """Pairs to simulate that come with the package, and files."""
+    folder = files("a1_sgl.evals.simulate") / "pairs"
+    names = sorted(one.name.removesuffix(".yaml") for one in folder.iterdir() if one.name.endswith(".yaml"))
+    return _matching(incomplete, [(name, "") for name in names]) or _files(incomplete, (".yaml", ".yml"))
 
 
 def alarms(incomplete: str) -> Found:

@@ -27,7 +27,8 @@ def python(code):
 def test_help_and_lists_import_nothing_heavy():
     lists = ["programs", "recipes", "tasks", "gates", "scores", "votes"]
     helps = ["eval", "calibrate", "certify", "bench", "bench rho", "solve", "replay", "compare", "report", "grade",
-             "timeline", "launch", "launch start", "doctor", "demo", "tasks show"]  # fmt: skip
+             "timeline", "launch", "launch start", "doctor", "demo", "tasks show", "simulate", "simulate fit", "simulate check",
+             "simulate plan"]  # fmt: skip
     commands = ["--help", "--version", *lists, *(f"{one} --json" for one in lists), *(f"{one} --help" for one in helps)]
     done = python(SCRIPT.format(commands=commands, heavy=HEAVY))
     assert done.returncode == 0, done.stderr
@@ -63,6 +64,7 @@ def test_packages_import_nothing_heavy(module):
         ("a1 launch sto", ["stop"]),
         ("a1 launch start one", ["one-gpu"]),
         ("a1 doctor two", ["two-gpus"]),
+        ("a1 simulate plan run --pair h100-qwen2.5-7", ["h100-qwen2.5-7b-qwq-32b"]),
         ("a1 eval --program {file}:m", ["{file}:mine"]),
         ("a1 eval --program {file}:mine --vote long", ["longest"]),
         ("a1 eval --program {file}:mine --rate br", ["brief"]),

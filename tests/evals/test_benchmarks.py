@@ -1,5 +1,6 @@
 """The measurements run, and what the documents say of long chains holds on a smaller stream."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -8,8 +9,10 @@ import pytest
 
 from a1_sgl.conformal import Decided, Place, Rates, make
 from a1_sgl.evals import exact
-from a1_sgl.evals.benchmarks import audited, client
+from a1_sgl.evals.benchmarks import audited, client, simulated
 from a1_sgl.evals.benchmarks.streams import Stream
+from a1_sgl.evals.simulate.costs import Pair
+from a1_sgl.evals.speed.rho import Rho
 from a1_sgl.evals.tasks import find_task
 from a1_sgl.records import RunFolder
 from a1_sgl.types import AuditEvent
@@ -118,6 +121,26 @@ def test_the_pocket_run_of_audits(tmp_path, capsys):
         assert exact.right(worked[chain.question], "", chain.text) == (chain.name not in passed)
     again = audited.measured(pair(), tmp_path, (0.05, 0.1), 0.5, "rewrite", 8, 2, 0, known)
     assert again == rows  # it goes on with what is there
+
+
+def test_runs_are_beside_their_simulations(tmp_path, capsys):
+    """On a pair without models: how far off they are says nothing, but every run is there."""
+    rho = Rho(
+        model="m", model_sha256="", machine="", packages={}, prefix=64, decode={1: 1e-3, 64: 1e-4},
+        verify={1: {16: 1e-4}, 64: {16: 1e-5}},
+    )  # fmt: skip
+    for role in ("draft", "target"):
+        (tmp_path / f"rho-{role}.json").write_text(rho.model_dump_json())
+    with pair() as both:
+        for row in simulated.RECIPE:
+            simulated.run(row, both, tmp_path, questions=4, chains=4)
+    simulated.report(tmp_path)
+    said = capsys.readouterr().out
+    found = json.loads((tmp_path / "simulated.json").read_text())
+    assert [one["run"] for one in found] == [row.name for row in simulated.RECIPE]
+    assert all(one["wall_s"][0] > 0 and one["planned_s"] > 0 for one in found)
+    assert all(row.name in said for row in simulated.RECIPE)
+    assert Pair.load(tmp_path / "pair.yaml").target.capacity == simulated.CAPACITY
 
 
 def test_what_a_chain_costs_its_client_is_measured():

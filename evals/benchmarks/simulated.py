@@ -1,0 +1,175 @@
+"""How far a simulation is from runs that it has not seen, on the pocket pair.
+
+python -m a1_sgl.evals.benchmarks.simulated --out runs/simulated
+
+Measures what both models cost (`a1 bench rho`), runs `RECIPE`, fits a pair to the first run alone, and simulates the
+others twice: replayed, which is what they asked for in simulated time, and planned, which is drawn from the first run
+as if the others had never been. A folder that holds finished runs is gone on with; ``--only-simulate`` needs no models.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from a1_sgl.engine import Settings, SGLang, wait
+from a1_sgl.evals.environment import machine, packages
+from a1_sgl.evals.runner import Eval, evaluate
+from a1_sgl.evals.simulate.costs import Pair, Worker, measured
+from a1_sgl.evals.simulate.fit import Check, error, fit
+from a1_sgl.evals.simulate.fleet import Arrivals, simulate
+from a1_sgl.evals.simulate.load import Record, planned
+from a1_sgl.evals.speed.rho import measure
+from a1_sgl.evals.tasks import find_task
+from a1_sgl.launch.pocket import pocket_specs
+from a1_sgl.launch.runtimes import Running, serve
+from a1_sgl.session import Backend
+
+RUNNING, CAPACITY = 128, 200_000
+"""As `a1 launch` starts the CPU engine."""
+SEEDS = 5
+"""Draws of a plan whose mean is shown."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run."""
+
+    name: str
+    arm: str = "a1"
+    alpha: float = 0.25
+    in_flight: int = 64
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+
+
+RECIPE = (
+    Row("a1"),
+    Row("a1 again, other questions", seed=1),
+    Row("a1 at 0.4", alpha=0.4),
+    Row("a1, 16 in flight", in_flight=16),
+    Row("a1, continue", parameters={"take_over": "continue"}),
+    Row("a1_sync", arm="a1_sync", parameters={"budget": 1}),
+    Row("target alone", arm="target"),
+    Row("draft alone", arm="draft"),
+)
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="Folder for measurements and runs.")],
+    questions: Annotated[int, typer.Option(help="Questions of each run.")] = 24,
+    chains: Annotated[int, typer.Option(help="Chains of each question.")] = 4,
+    only_simulate: Annotated[bool, typer.Option("--only-simulate", help="Take the runs as they are there.")] = False,
+) -> None:
+    """One table: recorded and simulated, by run."""
+    if not only_simulate:
+        with serve(pocket_specs("stories"), out / "logs") as (draft, target):
+            for running, role in ((draft, "draft"), (target, "target")):
+                _measure(running, out / f"rho-{role}.json")
+            for row in RECIPE:
+                with Backend.connect(draft.url, target.url, in_flight=row.in_flight) as pair:
+                    run(row, pair, out, questions, chains)
+    report(out)
+
+
+def run(row: Row, pair: Backend, out: Path, questions: int, chains: int) -> None:
+    """Makes a run, if it is not there."""
+    folder = out / _folder(row)
+    if (folder / "summary.json").exists():
+        return
+    task, alone = find_task("stories"), row.arm in ("draft", "target")
+    plan = Eval(
+        task=task, split="test", program="direct" if alone else row.arm, runtime=row.arm if alone else None,
+        chains=chains, questions=questions, seed=row.seed, sampling={"temperature": task.temperature, "top_p": 1.0},
+        alpha=row.alpha, parameters=row.parameters,
+    )  # fmt: skip
+    pair.flush_cache()  # nobody profits from what another computed
+    _, summary = evaluate(plan, pair.alone(row.arm) if alone else pair, folder, overwrite=True)
+    print(f"{row.name}: {summary['wall_s']:.1f} s", flush=True)
+
+
+def report(out: Path) -> None:
+    """Fits, simulates, and prints the table."""
+    draft_worker, target_worker = (
+        Worker(costs=measured(out / f"rho-{role}.json"), running=RUNNING, capacity=CAPACITY)
+        for role in ("draft", "target")
+    )
+    first = Record.read(out / _folder(RECIPE[0]))
+    pair = fit(first, Pair(draft=draft_worker, target=target_worker))
+    pair.save(out / "pair.yaml")
+    found = []
+    for row in RECIPE:
+        record = Record.read(out / _folder(row))
+        check = Check.of(record, pair)
+        walls = [_planned(row, first, record, pair, seed) for seed in range(SEEDS)]
+        found.append((row, check, statistics.fmean(walls), (min(walls), max(walls))))
+    (out / "simulated.json").write_text(json.dumps([_dumped(*one) for one in found], indent=1))
+    console = Console(width=110)
+    console.print(_table(found))
+    console.print(
+        f"decode steps x {pair.draft.decode_scale:.2f} (draft), {pair.target.decode_scale:.2f} (target), prefill steps "
+        f"x {pair.draft.prefill_scale:.2f}, {pair.target.prefill_scale:.2f} of what rho says; contention "
+        f"{pair.contention:.2f}; network {1000 * pair.network:.1f} ms. {len(first.ended)} chains each; the "
+        f"pair is fitted to the first run. planned: drawn from the first run, mean of {SEEDS} draws [least, most]."
+    )
+
+
+def _folder(row: Row) -> str:
+    return row.name.replace(",", "").replace(" ", "-")
+
+
+def _measure(running: Running, path: Path) -> None:
+    if path.exists():
+        return
+
+    async def found() -> str:
+        engine = await SGLang.connect(running.url, running.name, settings=Settings())
+        try:
+            rho = await measure(
+                engine, machine=machine(), packages=packages(), running=RUNNING, capacity=CAPACITY, tell=print
+            )
+            return rho.model_dump_json(indent=1)
+        finally:
+            await engine.close()
+
+    path.write_text(wait(found()))
+
+
+def _planned(row: Row, first: Record, record: Record, pair: Pair, seed: int) -> float:
+    chains, replaces = max(len(one.chains) for one in record.questions), row.parameters.get("take_over") != "continue"
+    questions = planned(first, row.arm, row.alpha, chains, len(record.questions), seed=seed, replaces=replaces)
+    return simulate(questions, pair, Arrivals(row.in_flight)).wall
+
+
+def _dumped(row: Row, check: Check, wall: float, span: tuple[float, float]) -> dict[str, Any]:
+    return {
+        "run": row.name, "wall_s": check.wall, "wall_error": error(check.wall), "chains_per_s": check.throughput,
+        "throughput_error": error(check.throughput), "question_s": check.latency, "requests": check.requests,
+        "planned_s": wall, "planned_span_s": span, "planned_error": wall / check.wall[0] - 1,
+    }  # fmt: skip
+
+
+def _table(found: list[tuple[Row, Check, float, tuple[float, float]]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("run", "wall s", "replayed", "error", "chains/s", "replayed", "error", "planned s", "error"):
+        table.add_column(name, justify="left" if name == "run" else "right", no_wrap=True)
+    for i, (row, check, wall, (low, high)) in enumerate(found):
+        table.add_row(
+            row.name + ("" if i else " (fitted)"), f"{check.wall[0]:.1f}", f"{check.wall[1]:.1f}",
+            f"{error(check.wall):+.1%}", f"{check.throughput[0]:.2f}", f"{check.throughput[1]:.2f}",
+            f"{error(check.throughput):+.1%}", f"{wall:.1f} [{low:.1f}, {high:.1f}]",
+            f"{wall / check.wall[0] - 1:+.1%}",
+        )  # fmt: skip
+    return table
+
+
+if __name__ == "__main__":
+    typer.run(main)
