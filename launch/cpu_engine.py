@@ -10,6 +10,9 @@ With torch-native attention none of their functions is ever *called*. `enable` t
 ``sys.meta_path`` that answers for these names alone. Python asks it last, so wherever the real package is installed
 the stand-in does not exist. A stand-in's function raises when it is called: a wrong result is impossible.
 
+Torch itself looks for triton before it compiles anything, and would take the stand-in for a compiler. Some models have
+functions that are to be compiled, such as Gemma's rotary embedding; here they run as they are written.
+
 Nothing here imports sglang or torch, so that it can run before either. When SGLang's torch-native attention is
 imported, `extend_attention` mends what it computes in vain.
 """
@@ -18,14 +21,17 @@ from __future__ import annotations
 
 import importlib.abc
 import importlib.machinery
+import json
 import os
 import shutil
 import sys
 import types
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 MISSING = ("sgl_kernel", "triton", "torchvision")
+_TOKENS, _CACHE = 200_000, 4 << 30
 _AT_IMPORT = {"triton.jit", "triton.autotune", "triton.heuristics", "triton.Config", "triton.language.constexpr"}
 
 
@@ -39,9 +45,26 @@ def enable() -> None:
     if has_gpu():
         return
     os.environ.setdefault("SGLANG_USE_CPU_ENGINE", "1")
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.append(_Finder())
         sys.meta_path.insert(0, _Patcher())
+
+
+def kv_tokens(model: str) -> int:
+    """How many tokens of `model` its cache may hold: 200,000, or what 4 GiB of float32 hold if that is less.
+
+    SGLang fills all that it is given before it lets a prefix go. A model that is not a folder here is taken for small.
+    """
+    try:
+        config = json.loads((Path(model) / "config.json").read_text())
+        config = config.get("text_config", config)
+        heads = config["num_attention_heads"]
+        width = config.get("num_key_value_heads") or heads
+        width *= config.get("head_dim") or config["hidden_size"] // heads
+        return int(min(_TOKENS, _CACHE // (2 * 4 * width * config["num_hidden_layers"])))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return _TOKENS
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):

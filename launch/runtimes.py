@@ -22,13 +22,16 @@ import psutil
 from pydantic import BaseModel
 
 from a1_sgl.errors import ConfigError, RuntimeFault, why
-from a1_sgl.launch.cpu_engine import has_gpu
+from a1_sgl.launch.cpu_engine import has_gpu, kv_tokens
 from a1_sgl.launch.serve import WATCH
 
 CPU_FLAGS = (
     "--device", "cpu", "--attention-backend", "torch_native", "--disable-overlap-schedule", "--dtype", "float32",
     # Without sleeping, two idle schedulers eat two cores.
-    "--sleep-on-idle", "--max-total-tokens", "200000", "--max-running-requests", "128",
+    "--sleep-on-idle", "--max-running-requests", "128",
+    # `kv_tokens` says how much memory the cache takes. SGLang would take it from what is free before and after the
+    # weights are loaded, which here is anybody's, and give up where others took more meanwhile.
+    "--mem-fraction-static", "0.98",
 )  # fmt: skip
 _MEMORY = "out of memory"
 _CAUSES = {
@@ -36,6 +39,7 @@ _CAUSES = {
     "model_type": "the model folder has no usable config.json",
     "Can't load the configuration": "the model folder is missing or has no config.json",
     "does not appear to have a file named": "the model folder lacks a file; was it copied completely?",
+    "leave no GPU memory": "the model does not fit; raise --mem-fraction-static, or serve on a larger machine",
     _MEMORY: "the model does not fit; lower --mem-fraction-static or serve on a larger machine",
     "No module named": "the installation is incomplete; delete .venv and run make again",
     "is a stand-in on this CPU machine": "a CUDA kernel was asked for on a CPU machine; see launch/cpu_engine.py",
@@ -133,7 +137,8 @@ def _start(spec: Spec, logs: Path) -> tuple[subprocess.Popen[bytes], Running]:
     local = Path(spec.model).is_dir()
     command = [sys.executable, "-m", "a1_sgl.launch.serve", "--model-path", spec.model, "--port", str(port)]
     # With metrics an answer says how long its request lay in the queue.
-    command += ["--log-level", "warning", "--enable-metrics", *(() if has_gpu() else CPU_FLAGS), *spec.flags]
+    cpu = () if has_gpu() else (*CPU_FLAGS, "--max-total-tokens", str(kv_tokens(spec.model)))
+    command += ["--log-level", "warning", "--enable-metrics", *cpu, *spec.flags]
     metrics = _metrics(spec, logs)
     shutil.rmtree(metrics, ignore_errors=True)
     metrics.mkdir()

@@ -240,6 +240,28 @@ def test_a_stand_in_raises_when_it_is_called():
         triton.cdiv(4, 2)
 
 
+@needs_stand_ins
+def test_torch_never_takes_a_stand_in_for_a_compiler():
+    """What a model wants compiled runs as it is written."""
+    code = (
+        "from a1_sgl.launch.cpu_engine import enable; enable(); import torch, triton\n"
+        "@torch.compile(dynamic=True)\ndef double(x): return x * 2\n"
+        "print(double(torch.ones(2)).tolist(), type(triton).__name__)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert out.stdout.strip() == "[2.0, 2.0] _StandIn", out.stderr
+
+
+def test_the_cache_of_a_large_model_holds_fewer_tokens(tmp_path):
+    assert {cpu_engine.kv_tokens(spec.model) for task in PAIRS for spec in pocket_specs(task)} == {200_000}
+    assert cpu_engine.kv_tokens("somebody/on-the-hub") == 200_000
+    config = {"num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "hidden_size": 576}
+    for written, width in ((config, 3 * 64), ({"text_config": config | {"head_dim": 256}}, 3 * 256)):
+        (tmp_path / "config.json").write_text(json.dumps(written))
+        tokens = cpu_engine.kv_tokens(str(tmp_path))
+        assert tokens <= (4 << 30) / (30 * width * 2 * 4) < tokens + 1
+
+
 def test_real_packages_come_first(tmp_path):
     """The finder is asked last: a package of that name that is installed is the one that is imported."""
     (tmp_path / "torchvision.py").write_text("REAL = True\n")
