@@ -1,5 +1,7 @@
 """Text to ids and back, with tokenizers and chat templates unlike the pocket pair's."""
 
+from functools import cache
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -61,9 +63,15 @@ STRICT = (
 )
 
 
-@pytest.fixture(scope="module", params=MADE)
+@cache
+def made(name):
+    return Codec(MADE[name]())
+
+
+@pytest.fixture(params=MADE)
 def codec(request):
-    return Codec(MADE[request.param]())
+    yield (found := made(request.param))
+    found.tokenizer.chat_template = None
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -87,14 +95,11 @@ def test_a_chain_of_foreign_chunks_is_its_text(codec):
 @pytest.mark.parametrize("name", MADE)
 @given(texts=st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\u2581"), min_size=1), min_size=1))
 def test_any_chain_is_its_text(name, texts):
-    codec = CODECS.setdefault(name, Codec(MADE[name]()))
+    codec = made(name)
     transcript = Transcript().plus("<s>", {codec.key: (1,)})
     for text in texts:
         transcript = transcript.plus(text, {"another's": (1,)})
     assert codec.decode(transcript.ids(codec)[1:].tolist()) == "".join(texts)
-
-
-CODECS = {}
 
 
 def test_names_of_special_tokens_are_these_where_a_program_writes_them(codec):

@@ -3,6 +3,7 @@
 import hashlib
 import zipfile
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -111,13 +112,11 @@ def test_the_texts_have_what_tokenizers_stumble_over():
 # --- the models themselves ------------------------------------------------------------------------------------
 
 
-CODECS: dict[str, Codec] = {}
-
-
+@cache
 def codec(model):
     from transformers import AutoTokenizer
 
-    return CODECS.setdefault(model.name, Codec(AutoTokenizer.from_pretrained(path(model, HERE))))
+    return Codec(AutoTokenizer.from_pretrained(path(model, HERE)))
 
 
 @needs_models
