@@ -41,7 +41,7 @@ def measure(folder: Path, data: Path | None, questions: int, chains: int, out: P
     with serve(specs, out / "logs", timeout=600) as running:
         draft, target = (wait(SGLang.connect(one.url, one.name)) for one in running)
         listening = Listening(target)
-        with Backend(Roles.pair(draft, listening)) as backend:  # type: ignore[arg-type]
+        with Backend(Roles.pair(draft, listening)) as backend:
             run, summary = evaluate(plan, backend, out / "eval", overwrite=True)
             written = [
                 tuple(chain.text[at : at + 60] for at in range(0, len(chain.text), 60)) for chain in run.finished
