@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 MISSING = ("sgl_kernel", "triton", "torchvision")
-_TOKENS, _CACHE = 200_000, 4 << 30
+_TOKENS, _CACHE = 200_000, 2 << 30
 _AT_IMPORT = {"triton.jit", "triton.autotune", "triton.heuristics", "triton.Config", "triton.language.constexpr"}
 
 
@@ -52,9 +52,9 @@ def enable() -> None:
 
 
 def kv_tokens(model: str) -> int:
-    """How many tokens of `model` its cache may hold: 200,000, or what 4 GiB of float32 hold if that is less.
+    """How many tokens of `model` its cache is made for: 200,000, or what 2 GiB of float32 hold if that is less.
 
-    SGLang fills all that it is given before it lets a prefix go. A model that is not a folder here is taken for small.
+    That memory is taken at once: 200,000 tokens of a model of 135 million parameters would be 9 GB. A model that is not a folder here is taken for small.
     """
     try:
         config = json.loads((Path(model) / "config.json").read_text())

@@ -253,13 +253,13 @@ def test_torch_never_takes_a_stand_in_for_a_compiler():
 
 
 def test_the_cache_of_a_large_model_holds_fewer_tokens(tmp_path):
-    assert {cpu_engine.kv_tokens(spec.model) for task in PAIRS for spec in pocket_specs(task)} == {200_000}
+    assert [cpu_engine.kv_tokens(spec.model) for spec in pocket_specs("chain")] == [200_000, 200_000]
     assert cpu_engine.kv_tokens("somebody/on-the-hub") == 200_000
     config = {"num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "hidden_size": 576}
     for written, width in ((config, 3 * 64), ({"text_config": config | {"head_dim": 256}}, 3 * 256)):
         (tmp_path / "config.json").write_text(json.dumps(written))
         tokens = cpu_engine.kv_tokens(str(tmp_path))
-        assert tokens <= (4 << 30) / (30 * width * 2 * 4) < tokens + 1
+        assert tokens <= (2 << 30) / (30 * width * 2 * 4) < tokens + 1
 
 
 def test_real_packages_come_first(tmp_path):
