@@ -54,7 +54,8 @@ def enable() -> None:
 def kv_tokens(model: str) -> int:
     """How many tokens of `model` its cache is made for: 200,000, or what 2 GiB of float32 hold if that is less.
 
-    That memory is taken at once: 200,000 tokens of a model of 135 million parameters would be 9 GB. A model that is not a folder here is taken for small.
+    That memory is taken at once: 200,000 tokens of a model of 135 million parameters would be 9 GB. A model that is not
+    a folder here is taken for small.
     """
     try:
         config = json.loads((Path(model) / "config.json").read_text())
