@@ -1,6 +1,6 @@
 PYTHON ?= python3
 
-.PHONY: demo test setup lint types slow clean
+.PHONY: demo test setup lint types slow real clean
 
 demo: setup  ## two runtimes, calibration, three evals, one table
 	@.venv/bin/a1 demo
@@ -10,6 +10,10 @@ test: setup lint  ## lint, types, and every test that is not slow
 
 slow: setup  ## the tests that take minutes
 	@.venv/bin/python -m pytest -m slow
+
+real: setup  ## two public models as a pair: A1 on them, and their scores beside transformers'; DATA=FOLDER has gsm8k.jsonl
+	@.venv/bin/python -m a1_sgl.launch.real prepare
+	@.venv/bin/python -m a1_sgl.launch.real show $(if $(DATA),--data "$(DATA)")
 
 lint: setup
 	@.venv/bin/ruff check .

@@ -10,6 +10,9 @@ With torch-native attention none of their functions is ever *called*. `enable` t
 ``sys.meta_path`` that answers for these names alone. Python asks it last, so wherever the real package is installed
 the stand-in does not exist. A stand-in's function raises when it is called: a wrong result is impossible.
 
+Torch itself looks for triton before it compiles anything, and would take the stand-in for a compiler. Some models have
+functions that are to be compiled, such as Gemma's rotary embedding; here they run as they are written.
+
 Nothing here imports sglang or torch, so that it can run before either. When SGLang's torch-native attention is
 imported, `extend_attention` mends what it computes in vain.
 """
@@ -39,6 +42,7 @@ def enable() -> None:
     if has_gpu():
         return
     os.environ.setdefault("SGLANG_USE_CPU_ENGINE", "1")
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.append(_Finder())
         sys.meta_path.insert(0, _Patcher())

@@ -14,10 +14,9 @@ from a1_sgl.errors import ConfigError
 from a1_sgl.launch.devices import Device
 from a1_sgl.launch.layout import lay_out
 from a1_sgl.launch.recipes import Part, Recipe
-from a1_sgl.launch.sizes import Size, size_of
+from a1_sgl.launch.sizes import Size, cpu_tokens, size_of
 
 _GIB = 2**30
-_CPU_TOKENS = 200_000  # as runtimes.CPU_FLAGS has it
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,9 @@ def fits(recipe: Recipe, devices: Sequence[Device], load: Load, memory: float) -
     recipe = lay_out(recipe, devices)
     sizes = {role: size_of(part.model, part.flags, cpu=not devices) for role, part in recipe.parts.items()}
     return [
-        _on_gpus(role, part, sizes[role], devices, load) if devices else _on_cpu(role, part, sizes, load, memory)
+        _on_gpus(role, part, sizes[role], devices, load)
+        if devices
+        else _on_cpu(role, recipe.parts, sizes, load, memory)
         for role, part in recipe.parts.items()
     ]
 
@@ -102,18 +103,23 @@ def _on_gpus(role: str, part: Part, size: Size | None, devices: Sequence[Device]
     return _held(role, shown + beside, room, min(load.length, size.context), load, can_halve=not _halved(part))
 
 
-def _on_cpu(role: str, part: Part, sizes: Mapping[str, Size | None], load: Load, memory: float) -> Fit:
-    size = sizes[role]
+def _on_cpu(role: str, parts: Mapping[str, Part], sizes: Mapping[str, Size | None], load: Load, memory: float) -> Fit:
+    part, size = parts[role], sizes[role]
     if size is None:
         return Fit(role, "unknown", f"nothing is known of {part.model}, neither from a folder nor from the hub")
-    tokens = int(part.flags.get("max-total-tokens", _CPU_TOKENS))
-    takes = {name: one.weights + one.kv * tokens for name, one in sizes.items() if one is not None}
+    held = {name: _cpu_tokens(other) for name, other in parts.items()}
+    takes = {name: one.weights + one.kv * held[name] for name, one in sizes.items() if one is not None}
+    tokens = held[role]
     all_of_them = sum(takes.values()) / _GIB + 2.5 * len(takes)  # an engine by itself: PyTorch and SGLang, three times
     about = f"{_name(part)}: {_gib(size.weights)} of weights and {_gib(size.kv * tokens)} of KV cache in 32 bits"
     if all_of_them > memory:
         return Fit(role, "wrong", f"{about}; all runtimes need about {all_of_them:.0f} GiB of {memory:.0f}",
                    "smaller models, or fewer tokens in the cache: -- --max-total-tokens 50000")  # fmt: skip
     return _held(role, f"{about}, {tokens:,} tokens", tokens, min(load.length, size.context), load, can_halve=False)
+
+
+def _cpu_tokens(part: Part) -> int:
+    return int(float(part.flags.get("max-total-tokens", cpu_tokens(part.model))))
 
 
 def _held(role: str, shown: str, room: int, length: int, load: Load, *, can_halve: bool) -> Fit:

@@ -18,11 +18,15 @@ import psutil
 from a1_sgl.errors import ConfigError, RuntimeFault
 from a1_sgl.launch.cpu_engine import has_gpu
 from a1_sgl.launch.processes import free_port, spawn, stop
+from a1_sgl.launch.sizes import cpu_tokens
 
 CPU_FLAGS = (
     "--device", "cpu", "--attention-backend", "torch_native", "--disable-overlap-schedule", "--dtype", "float32",
     # Without sleeping, two idle schedulers eat two cores.
-    "--sleep-on-idle", "--max-total-tokens", "200000", "--max-running-requests", "128",
+    "--sleep-on-idle", "--max-running-requests", "128",
+    # `cpu_tokens` says how much memory the cache takes. SGLang would take it from what is free before and after the
+    # weights are loaded, which here is anybody's, and give up where others took more meanwhile.
+    "--mem-fraction-static", "0.98",
 )  # fmt: skip
 _MEMORY = "out of memory"
 _CAUSES = {
@@ -30,6 +34,7 @@ _CAUSES = {
     "model_type": "the model folder has no usable config.json",
     "Can't load the configuration": "the model folder is missing or has no config.json",
     "does not appear to have a file named": "the model folder lacks a file; was it copied completely?",
+    "leave no GPU memory": "the model does not fit; raise --mem-fraction-static, or serve on a larger machine",
     _MEMORY: "the model does not fit; lower --mem-fraction-static or serve on a larger machine",
     "No module named": "the installation is incomplete; delete .venv and run make again",
     "is a stand-in on this CPU machine": "a CUDA kernel was asked for on a CPU machine; see launch/cpu_engine.py",
@@ -62,7 +67,8 @@ class Spec:
     def command(self, port: int | str, gpu: bool) -> list[str]:
         """What is run, on a machine with or without a GPU."""
         # With metrics an answer says how long its request lay in the queue.
-        fixed = ("--log-level", "warning", "--enable-metrics", *(() if gpu else CPU_FLAGS))
+        cpu = () if gpu else (*CPU_FLAGS, "--max-total-tokens", str(cpu_tokens(self.model)))
+        fixed = ("--log-level", "warning", "--enable-metrics", *cpu)
         return [sys.executable, "-m", "a1_sgl.launch.serve", "--model-path", self.model, "--port", str(port),
                 *fixed, *self.flags]  # fmt: skip
 

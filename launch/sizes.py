@@ -11,6 +11,7 @@ from typing import Any
 from a1_sgl.errors import ConfigError
 from a1_sgl.launch.shapes import PUBLISHED, Shape
 
+_TOKENS, _CACHE = 200_000, 2 << 30
 _BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "half": 2.0, "float": 4.0}
 _QUANTISED = {"fp8": 1.0, "w8a8_fp8": 1.0, "w8a8_int8": 1.0, "awq": 0.56, "gptq": 0.56, "awq_marlin": 0.56,
               "gptq_marlin": 0.56}  # fmt: skip
@@ -62,6 +63,21 @@ def size_of(model: str, flags: Mapping[str, Any], *, cpu: bool = False) -> Size 
             f"{model}: its config.json is not what a language model's is ({type(error).__name__}: {error}), so "
             "nobody can say how large it is"
         ) from error
+
+
+def cpu_tokens(model: str) -> int:
+    """How many tokens of `model` the CPU engine's cache is made for: 200,000, or what 2 GiB hold if that is less.
+
+    That memory is taken at once: 200,000 tokens of a model of 135 million parameters would be 9 GB. A model that is not
+    a folder here is taken for small.
+    """
+    if not Path(model).is_dir():
+        return _TOKENS
+    try:
+        size = size_of(model, {}, cpu=True)
+    except ConfigError:  # of which the server will speak
+        return _TOKENS
+    return _TOKENS if size is None else min(_TOKENS, int(_CACHE // size.kv))
 
 
 def _sized(model: str, flags: Mapping[str, Any], cpu: bool) -> Size | None:

@@ -26,6 +26,7 @@ ALLOWED = {
     "evals/benchmarks": EVERYTHING - {"cli"},
     "launch": DOMAIN,
     "launch/pocket": EVERYTHING - {"cli"},
+    "launch/real": EVERYTHING - {"cli"},
     "cli": EVERYTHING,
     "domain": DOMAIN | {"conformal"},
     "testing": {"engine"},
@@ -53,7 +54,9 @@ def files() -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {name: [] for name in ALLOWED}
     for name, folder in FOLDERS.items():
         for path in (ROOT / folder).rglob("*.py"):
-            inner = next((one for one in ("evals/benchmarks", "launch/pocket") if one in path.as_posix()), name)
+            inner = next(
+                (one for one in ("evals/benchmarks", "launch/pocket", "launch/real") if one in path.as_posix()), name
+            )
             found[inner].append(path)
     found["domain"] = [ROOT / "a1_sgl" / f"{name}.py" for name in DOMAIN]
     found["testing"] = [ROOT / "a1_sgl/testing.py"]

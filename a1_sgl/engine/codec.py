@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
-from a1_sgl.errors import ConfigError
+from a1_sgl.errors import ConfigError, first_line
+
+_MARK = "\u241e"
+"""A character that no tokenizer merges with what comes after it."""
 
 
 class Codec:
@@ -22,29 +26,47 @@ class Codec:
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
 
-    def encode(self, text: str) -> tuple[int, ...]:
-        """Ids of plain text, without special tokens around it."""
-        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+    def encode(self, text: str, *, first: bool = False, plain: bool = False) -> tuple[int, ...]:
+        """Ids of `text` where it stands within a longer one, without special tokens around it.
+
+        Args:
+            first: nothing comes before it. Llama's tokenizer, and those made like it, put a space before a text; inside
+                one that would be a space that nobody wrote.
+            plain: the name of a special token in it is mere letters. So it is in what another model wrote; in a prompt,
+                and in what a program puts into a chain, it is the token.
+        """
+        if first or not self._spaced:
+            return self._ids(text, plain)
+        return self._ids(_MARK + text, plain)[len(self._ids(_MARK)) :]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of `ids`, special tokens left out."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+        """The text of `ids` where they stand within a longer one, special tokens left out."""
+        if not self._spaced:
+            return self._text(ids)
+        before = self._ids("a")  # no mark: it is bytes, and those are read together with bytes that follow
+        return self._text([*before, *ids])[len(self._text(before)) :]
 
     def pieces(self, ids: Sequence[int]) -> tuple[str, ...]:
         """What each of `ids` adds to their text; a character of several tokens is the last one's."""
         found: list[str] = []
-        start, said = 0, ""
-        for i in range(len(ids)):
-            text = self.decode(ids[start : i + 1])
-            whole = i + 1 == len(ids) or not text.endswith("\N{REPLACEMENT CHARACTER}")
-            found.append(text[len(said) :] if whole else "")
-            if whole:  # with one token before it, so that a tokenizer that swallows a leading space keeps it
-                start, said = i, self.decode(ids[i : i + 1])
+        start = 0
+        for end in range(1, len(ids) + 1):
+            text = self.decode(ids[start:end])
+            whole = end == len(ids) or not text.endswith("\N{REPLACEMENT CHARACTER}")
+            found.append(text if whole else "")
+            start = end if whole else start
         return tuple(found)
 
-    @property
+    @cached_property
     def eos(self) -> int | None:
-        """The id with which the model ends its turn."""
+        """The id with which the model ends its turn: the one that its chat template puts after an answer, such as
+        Gemma's ``<end_of_turn>``, and the tokenizer's end token where that puts none."""
+        if self.tokenizer.chat_template:
+            turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _MARK}]
+            _, _, suffix = self._render(turns, False).rpartition(_MARK)
+            for one in self._ids(suffix):
+                if not self._text([one]) and self.tokenizer.decode([one], skip_special_tokens=False):
+                    return one
         found: int | None = self.tokenizer.eos_token_id
         return found
 
@@ -56,18 +78,29 @@ class Codec:
     def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
         """The prompt for `messages`, ready for the assistant's turn.
 
+        A template that refuses a system prompt, as Gemma 2's and early Mistral ones do, is given it as the beginning of
+        the user's first message, as their makers advise.
+
         Raises:
-            ConfigError: the tokenizer has no chat template.
+            ConfigError: the tokenizer has no chat template, or one that refuses the messages.
         """
+        from jinja2 import TemplateError
+
         if not self.tokenizer.chat_template:
             raise ConfigError(
                 f"the tokenizer {self.tokenizer.name_or_path} has no chat template; use an instruction-tuned model, "
                 "or add a chat_template.jinja to its folder"
             )
-        turns = [dict(message) for message in messages]
-        text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        assert isinstance(text, str)
-        return text
+        try:
+            return self._render(messages, True)
+        except TemplateError as error:
+            if (folded := _folded(messages)) is not None:
+                with suppress(TemplateError):
+                    return self._render(folded, True)
+            roles = ", ".join(str(message["role"]) for message in messages)
+            raise ConfigError(
+                f"the chat template of {self.tokenizer.name_or_path} refuses messages of {roles}: {first_line(error)}"
+            ) from error
 
     def after(self, messages: Sequence[Mapping[str, Any]], ask: str) -> str:
         """What comes between an assistant's text and its answer to the user's next message, `ask`.
@@ -75,7 +108,7 @@ class Codec:
         It is appended to a chain as it stands, so that the chain stays in the prefix cache. A template that leaves
         earlier turns of the assistant out has no such text; then `ask` follows in a paragraph of its own.
         """
-        mark = "\u241ea1\u241e"
+        mark = f"{_MARK}a1{_MARK}"
         turns = [*messages, {"role": "assistant", "content": mark}, {"role": "user", "content": ask}]
         _, found, suffix = self.render(turns).rpartition(mark)
         return suffix if found else f"\n\n{ask}\n\n"
@@ -98,6 +131,36 @@ class Codec:
     def key(self) -> str:
         """Identifies tokenizer and chat template together."""
         return f"{self.template_key}/{self.tokenizer_key}"
+
+    # --- inside -----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _spaced(self) -> bool:
+        """Whether a text on its own is not what it is inside another: a space is put before it, or taken off it."""
+        one = self._ids("a")
+        return self._text([*one, *one]) != "aa" or self._text(self._ids(" a")) != " a"
+
+    def _ids(self, text: str, plain: bool = False) -> tuple[int, ...]:
+        # Tokenizers that are not fast ones take no names of special tokens in a text, or cannot be told not to.
+        letters = {"split_special_tokens": True} if plain and getattr(self.tokenizer, "is_fast", False) else {}
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False, **letters))
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def _render(self, messages: Sequence[Mapping[str, Any]], ready: bool) -> str:
+        turns = [dict(message) for message in messages]
+        text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=ready)
+        assert isinstance(text, str)
+        return text
+
+
+def _folded(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]] | None:
+    """The system prompt at the head of the first message; None where there is none to fold."""
+    if [message["role"] for message in messages[:2]] != ["system", "user"]:
+        return None
+    system, user, *rest = messages
+    return [{**user, "content": f"{system['content']}\n\n{user['content']}"}, *rest]
 
 
 def _hash(text: str) -> str:

@@ -25,6 +25,7 @@ from a1_sgl.engine.transport import Settings, Transport
 from a1_sgl.errors import ChainAborted, ConfigError, RuntimeFault
 
 T = TypeVar("T")
+_TORN = "\N{REPLACEMENT CHARACTER}"
 _WHOLE_CHARACTER = 3  # a UTF-8 character has at most four bytes, so at most three tokens of a torn one
 _STREAMED = 1024
 """Generations that may be longer than this come in pieces, so that silence is told from length."""
@@ -81,10 +82,17 @@ class SGLang:
                 )
             context = await _context(transport)
             path = tokenizer or info.get("tokenizer_path") or info["model_path"]
-            return await asyncio.to_thread(lambda: cls(transport, info, context, _tokenizer(path, transport)))
+            return await asyncio.to_thread(cls._made, transport, info, context, path)
         except BaseException:
             await transport.close()
             raise
+
+    @classmethod
+    def _made(cls, transport: Transport, info: Mapping[str, Any], context: int, path: str) -> SGLang:
+        made = cls(transport, info, context, _tokenizer(path, transport))
+        # Seconds for Gemma's quarter of a million tokens, which the loop would wait for later.
+        assert made.codec.key
+        return made
 
     def __str__(self) -> str:
         return str(self._transport)
@@ -133,7 +141,7 @@ class SGLang:
             async for piece in pieces:
                 last = piece
                 text = self._partial(piece)
-                if not text.endswith("\ufffd") and len(text) > len(told):
+                if not text.endswith(_TORN) and len(text) > len(told):
                     yield text[len(told) :]
                     told = text
         if last is None:
@@ -253,10 +261,16 @@ class SGLang:
 
     def _partial(self, piece: bytes) -> str:
         try:
-            text = answers.json(piece).get("text")
+            found = answers.json(piece)
+            text, ids = found.get("text"), found.get("output_ids")
         except (Unusable, AttributeError) as error:
             raise RuntimeFault(f"{self}: {error}") from error
-        return text if isinstance(text, str) else ""
+        return self._whole(text, ids or ()) if isinstance(text, str) else ""
+
+    def _whole(self, text: str, ids: Sequence[int]) -> str:
+        """What `ids` say. SGLang reads them together with the prompt's last few: where these begin within a character,
+        it takes whole ones that follow for torn."""
+        return self.codec.decode(ids) if _TORN in text else text
 
     def _generation(self, written: _Written, started: float) -> Generation:
         """Without the end token, and without a character torn at the end."""
@@ -264,10 +278,11 @@ class SGLang:
         ids, text = answer.ids, answer.text
         if answer.ended and ids and ids[-1] == answer.matched:
             ids = ids[:-1]
-        if text.endswith("\ufffd") and not answer.ended:
+        text = self._whole(text, ids)
+        if text.endswith(_TORN) and not answer.ended:
             for cut in range(1, min(_WHOLE_CHARACTER, len(ids) - 1) + 1):
                 whole = self.codec.decode(ids[:-cut])
-                if not whole.endswith("\ufffd"):
+                if not whole.endswith(_TORN):
                     ids, text = ids[:-cut], whole
                     own = own and own[: len(ids)]
                     break

@@ -211,7 +211,7 @@ class Chain:
             ids = ids[:-1]
         logprobs = chunk.logprobs and chunk.logprobs[: len(ids)] + chunk.logprobs[len(chunk.ids) :]
         if codec.decode(ids) != text:  # one token for text and suffix
-            ids, logprobs = codec.encode(text), None
+            ids, logprobs = codec.encode(text, plain=True), None
         self.branch.keep(chunk.start)
         self.branch.append(text, {codec.tokenizer_key: ids})
         kept = replace(chunk, text=text, ids=ids, logprobs=logprobs)

@@ -237,7 +237,7 @@ class Group:
         codecs = {role.engine.codec.key: role.engine.codec for role in roles.all}
         texts = {key: codec.render(messages) for key, codec in codecs.items()}
         self._state += texts[roles.writer.engine.codec.key]
-        known = {key: codec.encode(texts[key]) for key, codec in codecs.items()}
+        known = {key: codec.encode(texts[key], first=True) for key, codec in codecs.items()}
         self._prompt = Transcript().plus(self._state.text(), known)
 
         async def prefill() -> list[Any]:

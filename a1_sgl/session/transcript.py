@@ -28,8 +28,8 @@ class Encoder(Protocol):
         """Identifies the tokenizer."""
         ...
 
-    def encode(self, text: str) -> tuple[int, ...]:
-        """Token ids of plain text."""
+    def encode(self, text: str, *, first: bool = False, plain: bool = False) -> tuple[int, ...]:
+        """Token ids of text, as `Codec.encode` has it."""
         ...
 
 
@@ -49,17 +49,24 @@ class Piece:
 
     For a tokenizer that is not there yet the text is encoded on its own, once, and kept: ids that were scored or
     cached never change afterwards. Branches share the pieces that they have in common.
+
+    Attributes:
+        first: whether it begins a text.
+        plain: whether a model wrote it, for whom another one's special tokens are mere letters.
     """
 
     text: str
     known: dict[str, Ids] = field(default_factory=dict)
+    first: bool = False
+    plain: bool = False
 
     def ids(self, encoder: Encoder) -> Ids:
         """The ids on `encoder`'s runtime."""
         if (found := self.known.get(encoder.key)) is not None:
             return found
         if (found := self.known.get(encoder.tokenizer_key)) is None:
-            found = self.known[encoder.tokenizer_key] = as_ids(encoder.encode(self.text) if self.text else ())
+            ids = encoder.encode(self.text, first=self.first, plain=self.plain) if self.text else ()
+            found = self.known[encoder.tokenizer_key] = as_ids(ids)
         return found
 
 
@@ -80,8 +87,9 @@ class Transcript:
         return sum([len(piece.text) for piece in self.pieces])
 
     def plus(self, text: str, ids: Mapping[str, Sequence[int]] | None = None) -> Self:
-        """With one more piece."""
-        return type(self)((*self.pieces, Piece(text, {key: as_ids(one) for key, one in (ids or {}).items()})))
+        """With one more piece; one whose `ids` are known was written by the model that has them."""
+        known = {key: as_ids(one) for key, one in (ids or {}).items()}
+        return type(self)((*self.pieces, Piece(text, known, first=not self.pieces, plain=bool(known))))
 
     def first(self, pieces: int) -> Self:
         """Its first pieces."""

@@ -307,7 +307,7 @@ def verification(bench: Bench, pair: Backend, of: RunFolder) -> float:
     pair.flush_cache()
     questions, work = of.questions(), []
     for chain in of.finished:
-        prompt = verifier.codec.encode(verifier.codec.render(questions[chain.question].messages))
+        prompt = verifier.codec.encode(verifier.codec.render(questions[chain.question].messages), first=True)
         if bench.fixed is not None:  # what a model without weights has written is not encoded as it was written
             size = verifier.codec.size
             chunks: list[Sequence[int]] = [
@@ -351,7 +351,7 @@ def _chunks(bench: Bench, engine: Engine, text: str) -> list[Sequence[int]]:
     if plan.stop:
         *whole, last = text.split(plan.stop[0])
         parts = [part + plan.stop[0] for part in whole] + [last]
-    ids = [engine.codec.encode(part) for part in parts if part]
+    ids = [engine.codec.encode(part, plain=True) for part in parts if part]
     return [part[at : at + longest] for part in ids for at in range(0, len(part), longest)]
 
 

@@ -133,7 +133,7 @@ class _Side:
 
     async def loss(self, text: str, before: str) -> tuple[float, int, Call]:
         """Mean loss of what comes after `before` in `text`, of how many tokens, and what it cost."""
-        start = len(self.engine.codec.encode(before))
+        start = len(self.engine.codec.encode(before, first=True))
         payload = {
             "text": text, "sampling_params": {"temperature": 0, "max_new_tokens": 1}, "return_logprob": True,
             "logprob_start_len": start, "top_logprobs_num": 1,
@@ -206,7 +206,7 @@ class _Chain:
         messages: list[Any] = list(self._question.messages)
         text = self._text() + (self._join if self._history else "")
         codec, limits = side.engine.codec, side.engine.limits
-        room = limits.longest_prompt - 1 - len(codec.encode(codec.render(messages) + text))
+        room = limits.longest_prompt - 1 - len(codec.encode(codec.render(messages) + text, first=True))
         if room < 1:  # the published code would be refused here, and end
             return ""
         going = {"continue_final_message": True} if text else {}

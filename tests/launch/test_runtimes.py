@@ -26,6 +26,7 @@ from a1_sgl.evals.tasks import find_task
 from a1_sgl.launch import cpu_engine
 from a1_sgl.launch.pocket import PAIRS, card_path, pocket_pair, pocket_specs
 from a1_sgl.launch.runtimes import Running, Spec, serve
+from a1_sgl.launch.sizes import cpu_tokens
 from a1_sgl.launch.state import State
 
 
@@ -335,6 +336,30 @@ def test_a_stand_in_raises_when_it_is_called():
             one[(1,)](3)
     with pytest.raises(RuntimeError, match=r"triton\.cdiv was called"):
         triton.cdiv(4, 2)
+
+
+@needs_stand_ins
+def test_torch_never_takes_a_stand_in_for_a_compiler():
+    """What a model wants compiled runs as it is written."""
+    code = (
+        "from a1_sgl.launch.cpu_engine import enable; enable(); import torch, triton\n"
+        "@torch.compile(dynamic=True)\ndef double(x): return x * 2\n"
+        "print(double(torch.ones(2)).tolist(), type(triton).__name__)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert out.stdout.strip() == "[2.0, 2.0] _StandIn", out.stderr
+
+
+def test_the_cache_of_a_large_model_holds_fewer_tokens(tmp_path):
+    assert [cpu_tokens(spec.model) for spec in pocket_specs("chain")] == [200_000, 200_000]
+    assert cpu_tokens("somebody/on-the-hub") == cpu_tokens(str(tmp_path)) == 200_000
+    (tmp_path / "model.safetensors").write_bytes(b"x")
+    config = {"num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "hidden_size": 576,
+              "max_position_embeddings": 2048}  # fmt: skip
+    for written, width in ((config, 3 * 64), ({"text_config": config | {"head_dim": 256}}, 3 * 256)):
+        (tmp_path / "config.json").write_text(json.dumps(written))
+        tokens = cpu_tokens(str(tmp_path))
+        assert tokens <= (2 << 30) / (30 * width * 2 * 4) < tokens + 1
 
 
 def test_real_packages_come_first(tmp_path):

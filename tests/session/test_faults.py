@@ -258,3 +258,12 @@ def test_a_character_torn_at_the_end_of_a_chunk_is_left_for_the_next_one(faulty,
     assert (codec.decode(said.ids), said.text, said.ended) == ("né", "né", False)
     assert ids[: len(said.ids)] == list(said.ids)
     assert said.spent.completion_tokens == len(ids) - 1
+
+
+def test_a_whole_character_that_sglang_takes_for_torn_is_whole(faulty, engine):
+    """It decodes the prompt's last tokens too, and where these begin within a character, misreads the rest."""
+    codec = engine(faulty()[0]).codec
+    ids = list(codec.encode("😀"))
+    mistaken = answer(completion_tokens=len(ids)) | {"text": "\ufffd" * 4, "output_ids": ids}
+    said = wait(engine(faulty(generate=mistaken)[0]).generate(request(5, 6), {"max_new_tokens": len(ids)}))
+    assert (said.text, list(said.ids)) == ("😀", ids)

@@ -12,7 +12,7 @@ class Characters:
     def __init__(self, shift, key="t"):
         self.shift, self.tokenizer_key, self.key = shift, f"{key}{shift}", f"{key}{shift}/template"
 
-    def encode(self, text):
+    def encode(self, text, *, first=False, plain=False):
         return tuple(ord(c) + self.shift for c in text)
 
 
