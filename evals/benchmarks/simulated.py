@@ -31,10 +31,12 @@ from a1_sgl.evals.speed.rho import measure
 from a1_sgl.evals.tasks import find_task
 from a1_sgl.launch.pocket import pocket_specs
 from a1_sgl.launch.runtimes import Running, serve
+from a1_sgl.launch.sizes import cpu_tokens
 from a1_sgl.session import Backend
 
-RUNNING, CAPACITY = 128, 200_000
-"""As `a1 launch` starts the CPU engine."""
+TASK = "stories"
+RUNNING = 128
+"""Most requests that `a1 launch` has the CPU engine compute at once."""
 SEEDS = 5
 """Draws of a plan whose mean is shown."""
 
@@ -71,7 +73,7 @@ def main(
 ) -> None:
     """One table: recorded and simulated, by run."""
     if not only_simulate:
-        with serve(pocket_specs("stories"), out / "logs") as (draft, target):
+        with serve(pocket_specs(TASK), out / "logs") as (draft, target):
             for running, role in ((draft, "draft"), (target, "target")):
                 _measure(running, out / f"rho-{role}.json")
             for row in RECIPE:
@@ -85,7 +87,7 @@ def run(row: Row, pair: Backend, out: Path, questions: int, chains: int) -> None
     folder = out / _folder(row)
     if (folder / "summary.json").exists():
         return
-    task, alone = find_task("stories"), row.arm in ("draft", "target")
+    task, alone = find_task(TASK), row.arm in ("draft", "target")
     plan = Eval(
         task=task, split="test", program="direct" if alone else row.arm, runtime=row.arm if alone else None,
         chains=chains, questions=questions, seed=row.seed, sampling={"temperature": task.temperature, "top_p": 1.0},
@@ -99,7 +101,7 @@ def run(row: Row, pair: Backend, out: Path, questions: int, chains: int) -> None
 def report(out: Path) -> None:
     """Fits, simulates, and prints the table."""
     draft_worker, target_worker = (
-        Worker(costs=measured(out / f"rho-{role}.json"), running=RUNNING, capacity=CAPACITY)
+        Worker(costs=measured(out / f"rho-{role}.json"), running=RUNNING, capacity=_capacity(role))
         for role in ("draft", "target")
     )
     first = Record.read(out / _folder(RECIPE[0]))
@@ -126,6 +128,10 @@ def _folder(row: Row) -> str:
     return row.name.replace(",", "").replace(" ", "-")
 
 
+def _capacity(role: str) -> int:
+    return next(cpu_tokens(spec.model) for spec in pocket_specs(TASK) if spec.role == role)
+
+
 def _measure(running: Running, path: Path) -> None:
     if path.exists():
         return
@@ -134,7 +140,12 @@ def _measure(running: Running, path: Path) -> None:
         engine = await SGLang.connect(running.url, running.name, settings=Settings())
         try:
             rho = await measure(
-                engine, machine=machine(), packages=packages(), running=RUNNING, capacity=CAPACITY, tell=print
+                engine,
+                machine=machine(),
+                packages=packages(),
+                running=RUNNING,
+                capacity=_capacity(running.name),
+                tell=print,
             )
             return rho.model_dump_json(indent=1)
         finally:
