@@ -11,7 +11,7 @@ With torch-native attention none of their functions is ever *called*. `enable` t
 the stand-in does not exist. A stand-in's function raises when it is called: a wrong result is impossible.
 
 Torch itself looks for triton before it compiles anything, and would take the stand-in for a compiler. Some models have
-functions that are to be compiled, such as Gemma's rotary embedding; here they run as they are written.
+functions that are to be compiled, such as Gemma's rotary embedding; in a server (`serve.py`) they run as written.
 
 Nothing here imports sglang or torch, so that it can run before either. When SGLang's torch-native attention is
 imported, `extend_attention` mends what it computes in vain.
@@ -33,8 +33,9 @@ _AT_IMPORT = {"triton.jit", "triton.autotune", "triton.heuristics", "triton.Conf
 
 
 def has_gpu() -> bool:
-    """Whether this machine shows an NVIDIA or AMD GPU, told without importing torch."""
-    return any(shutil.which(tool) for tool in ("nvidia-smi", "rocm-smi"))
+    """Whether this machine shows an NVIDIA or AMD GPU that may be used, told without importing torch."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1")
+    return not hidden and any(shutil.which(tool) for tool in ("nvidia-smi", "rocm-smi"))
 
 
 def enable() -> None:
@@ -42,7 +43,6 @@ def enable() -> None:
     if has_gpu():
         return
     os.environ.setdefault("SGLANG_USE_CPU_ENGINE", "1")
-    os.environ["TORCHDYNAMO_DISABLE"] = "1"
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.append(_Finder())
         sys.meta_path.insert(0, _Patcher())

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from a1_sgl.errors import ConfigError, first_line
+from a1_sgl.launch.cpu_engine import has_gpu
 
 
 @dataclass(frozen=True)
@@ -36,23 +37,25 @@ def devices() -> list[Device]:
     Raises:
         ConfigError: there is one, and the driver's tool does not say what it is.
     """
-    if shutil.which("nvidia-smi"):
-        found = _nvidia()
-    elif shutil.which("rocm-smi"):
-        found = _amd()
-    else:
+    if not has_gpu():
         return []
+    found = _nvidia() if shutil.which("nvidia-smi") else _amd()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return [device for device, _ in found]
-    by_name = {name: device for device, names in found for name in names}
-    wanted = [word.strip() for word in visible.split(",") if word.strip()]
-    if unknown := [word for word in wanted if word not in by_name]:
-        raise ConfigError(
-            f"CUDA_VISIBLE_DEVICES names {unknown[0]!r}, which is none of {', '.join(by_name)}; correct it, or say "
-            "what there is with --gpus 2x80"
-        )
-    return [by_name[word] for word in wanted]
+    return [_named(word.strip(), found) for word in visible.split(",") if word.strip()]
+
+
+def _named(word: str, found: Sequence[tuple[Device, Sequence[str]]]) -> Device:
+    """A GPU by its number, or by the beginning of its id, as CUDA takes them."""
+    for device, (index, *ids) in found:
+        if word == index or any(one.startswith(word) for one in ids if not word.isdigit()):
+            return device
+    known = ", ".join(name for _, names in found for name in names)
+    raise ConfigError(
+        f"CUDA_VISIBLE_DEVICES names {word!r}, which is none of {known}; A1 lays out whole GPUs, so name those, or "
+        "start the servers by hand"
+    )
 
 
 def _nvidia() -> Sequence[tuple[Device, Sequence[str]]]:
@@ -90,8 +93,8 @@ def _told(*command: str) -> str:
 
 def _unclear(tool: str, told: str) -> NoReturn:
     raise ConfigError(
-        f"{tool} does not say what GPUs there are: {' '.join(told.split()) or 'nothing'}; mend the driver, or say it "
-        "with --gpus 2x80"
+        f"{tool} does not say what GPUs there are: {' '.join(told.split()) or 'nothing'}; mend the driver; a plan "
+        "needs none: --dry-run --gpus 2x80"
     )
 
 

@@ -81,7 +81,8 @@ def specs(recipe: Recipe, devices: Sequence[Device]) -> list[Spec]:
     ):
         ports = [part.port + worker if part.port else None for worker in range(part.workers)]
         if part.gateway is not None:
-            ports = [port or free_port() for port in ports]  # it has to be told
+            free = _free_ports(part.workers)  # it has to be told
+            ports = [port or another for port, another in zip(ports, free, strict=True)]
             workers = tuple(f"{role}-{worker}" for worker in range(part.workers))
             urls = tuple(f"http://127.0.0.1:{port}" for port in ports)
             found[role] = Gateway(f"{role}-gateway", role=role, after=workers, urls=urls, policy=part.gateway)
@@ -104,6 +105,13 @@ def specs(recipe: Recipe, devices: Sequence[Device]) -> list[Spec]:
                 homes.setdefault(gpu, []).append(name)
                 taken[gpu] += (part.memory or 1.0) * devices[gpu].memory + APART
     return sorted(found.values(), key=lambda spec: ROLES.index(spec.name.partition("-")[0]))
+
+
+def _free_ports(count: int) -> list[int]:
+    found: set[int] = set()
+    while len(found) < count:
+        found.add(free_port())
+    return sorted(found)
 
 
 def _of_what_is_left(

@@ -181,9 +181,12 @@ def _start_all(
                 state[spec.name] = "healthy" if spec.ready(one) else f"starting, {waited:.0f} s"
             if process.poll() is not None:  # asked last: what answers may be another's server, on the same port
                 raise RuntimeFault(post_mortem(one, f"ended with status {process.returncode} while starting"))
-        if waited > timeout:
-            late = next(one for _, one in started.values() if state[one.name] != "healthy")
-            raise RuntimeFault(post_mortem(late, f"was not healthy after {timeout:.0f} s"))
+        if waited > timeout and set(state.values()) != {"healthy"}:
+            for _, one in started.values():
+                if state[one.name] != "healthy":
+                    raise RuntimeFault(post_mortem(one, f"was not healthy after {timeout:.0f} s"))
+            waiting = ", ".join(name for name, what in state.items() if what != "healthy")
+            raise RuntimeFault(f"{waiting} could not be started within {timeout:.0f} s: those before took all of them")
         if progress is not None:
             progress(state)
         time.sleep(0.5)

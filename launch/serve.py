@@ -6,12 +6,15 @@ first, so a line at this module's top level reaches them all. And the whole proc
 `a1_sgl.launch.processes` started it.
 """
 
+import os
 import sys
 
-from a1_sgl.launch.cpu_engine import enable
+from a1_sgl.launch.cpu_engine import enable, has_gpu
 from a1_sgl.launch.processes import end_with_launcher
 
 enable()
+if not has_gpu():  # else torch takes the stand-in for triton for a compiler
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from a1_sgl.errors import ConfigError
 from a1_sgl.launch.shapes import PUBLISHED, Shape
 
-_TOKENS, _CACHE = 200_000, 2 << 30
+_TOKENS, _CACHE = 200_000, 3.1 * 2**30
 _BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "half": 2.0, "float": 4.0}
 _QUANTISED = {"fp8": 1.0, "w8a8_fp8": 1.0, "w8a8_int8": 1.0, "awq": 0.56, "gptq": 0.56, "awq_marlin": 0.56,
               "gptq_marlin": 0.56}  # fmt: skip
@@ -66,10 +66,10 @@ def size_of(model: str, flags: Mapping[str, Any], *, cpu: bool = False) -> Size 
 
 
 def cpu_tokens(model: str) -> int:
-    """How many tokens of `model` the CPU engine's cache is made for: 200,000, or what 2 GiB hold if that is less.
+    """How many tokens of `model` the CPU engine's cache is made for: 200,000, or what 3.1 GiB hold if that is less.
 
-    That memory is taken at once: 200,000 tokens of a model of 135 million parameters would be 9 GB. A model that is not
-    a folder here is taken for small.
+    That memory is taken at once: 200,000 tokens of a model of 135 million parameters would be 9 GB, and of the larger
+    pocket target they are 3.1 GiB. A model that is not a folder here is taken for small.
     """
     if not Path(model).is_dir():
         return _TOKENS
@@ -114,11 +114,10 @@ def _native(config: Mapping[str, Any]) -> str:
 
 
 def _numbers(config: Mapping[str, Any], heads: int) -> int:
-    """What a token leaves in the cache; where layers forget (windows, linear attention), those that do not forget."""
-    layers = int(config["num_hidden_layers"])
+    """What a token leaves in the cache. Layers of linear attention leave nothing; those with a window are counted,
+    since SGLang has a smaller cache for them with some architectures only."""
     kinds = config.get("layer_types") or ()
-    if any(kind == "full_attention" for kind in kinds):
-        layers = sum(kind == "full_attention" for kind in kinds)
+    layers: int = int(config["num_hidden_layers"]) - list(kinds).count("linear_attention")
     if config.get("kv_lora_rank"):  # latent attention keeps one vector for keys and values, whole on each GPU
         return layers * int(config["kv_lora_rank"] + config.get("qk_rope_head_dim", 0))
     head = int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])

@@ -6,8 +6,11 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from copy import deepcopy
 from functools import cached_property
 from typing import Any
+
+from jinja2 import TemplateError
 
 from a1_sgl.errors import ConfigError, first_line
 
@@ -37,14 +40,14 @@ class Codec:
         """
         if first or not self._spaced:
             return self._ids(text, plain)
-        return self._ids(_MARK + text, plain)[len(self._ids(_MARK)) :]
+        return self._ids(_MARK + text, plain)[self._mark :]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids` where they stand within a longer one, special tokens left out."""
         if not self._spaced:
             return self._text(ids)
-        before = self._ids("a")  # no mark: it is bytes, and those are read together with bytes that follow
-        return self._text([*before, *ids])[len(self._text(before)) :]
+        before, length = self._before
+        return self._text([*before, *ids])[length:]
 
     def pieces(self, ids: Sequence[int]) -> tuple[str, ...]:
         """What each of `ids` adds to their text; a character of several tokens is the last one's."""
@@ -63,12 +66,15 @@ class Codec:
         Gemma's ``<end_of_turn>``, and the tokenizer's end token where that puts none."""
         if self.tokenizer.chat_template:
             turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _MARK}]
-            _, _, suffix = self._render(turns, False).rpartition(_MARK)
+            suffix = ""
+            with suppress(TemplateError):
+                _, found, suffix = self._render(turns, False).rpartition(_MARK)
+                suffix = suffix if found else ""  # a template that leaves such turns out says nothing of their end
             for one in self._ids(suffix):
                 if not self._text([one]) and self.tokenizer.decode([one], skip_special_tokens=False):
                     return one
-        found: int | None = self.tokenizer.eos_token_id
-        return found
+        end: int | None = self.tokenizer.eos_token_id
+        return end
 
     @property
     def size(self) -> int:
@@ -84,8 +90,6 @@ class Codec:
         Raises:
             ConfigError: the tokenizer has no chat template, or one that refuses the messages.
         """
-        from jinja2 import TemplateError
-
         if not self.tokenizer.chat_template:
             raise ConfigError(
                 f"the tokenizer {self.tokenizer.name_or_path} has no chat template; use an instruction-tuned model, "
@@ -140,10 +144,29 @@ class Codec:
         one = self._ids("a")
         return self._text([*one, *one]) != "aa" or self._text(self._ids(" a")) != " a"
 
+    @cached_property
+    def _mark(self) -> int:
+        """How many ids the mark is."""
+        return len(self._ids(_MARK))
+
+    @cached_property
+    def _before(self) -> tuple[tuple[int, ...], int]:
+        """Ids to read others after, and the length of their text. No mark: it is bytes, which are read together with
+        bytes that follow."""
+        ids = self._ids("a")
+        return ids, len(self._text(ids))
+
+    @cached_property
+    def _letters(self) -> Any:
+        """The tokenizer by which names of special tokens are letters: a copy, since that is a setting of the whole, and
+        another thread may be encoding a prompt."""
+        return deepcopy(self.tokenizer)
+
     def _ids(self, text: str, plain: bool = False) -> tuple[int, ...]:
         # Tokenizers that are not fast ones take no names of special tokens in a text, or cannot be told not to.
-        letters = {"split_special_tokens": True} if plain and getattr(self.tokenizer, "is_fast", False) else {}
-        return tuple(self.tokenizer.encode(text, add_special_tokens=False, **letters))
+        if plain and getattr(self.tokenizer, "is_fast", False):
+            return tuple(self._letters.encode(text, add_special_tokens=False, split_special_tokens=True))
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
 
     def _text(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
@@ -160,7 +183,11 @@ def _folded(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]] | 
     if [message["role"] for message in messages[:2]] != ["system", "user"]:
         return None
     system, user, *rest = messages
-    return [{**user, "content": f"{system['content']}\n\n{user['content']}"}, *rest]
+    said, asked = system["content"], user["content"]
+    if isinstance(said, str) and isinstance(asked, str):
+        return [{**user, "content": f"{said}\n\n{asked}"}, *rest]
+    parts = [[{"type": "text", "text": one}] if isinstance(one, str) else list(one) for one in (said, asked)]
+    return [{**user, "content": [*parts[0], *parts[1]]}, *rest]
 
 
 def _hash(text: str) -> str:

@@ -342,14 +342,27 @@ async def _context(transport: Transport) -> int:
     return min(known)
 
 
+_REFUSAL = 10.0
+"""Seconds in which a worker refuses what is too long."""
+
+
 async def _refused(transport: Transport) -> int | None:
-    """The context as a worker names it when it refuses a generation that is too long for any."""
+    """The context as a worker names it when it refuses a generation that is too long for any.
+
+    One that cuts such a wish short instead of refusing it is not waited for.
+    """
     too_long = {"input_ids": np.zeros(1, np.int32), "sampling_params": {"max_new_tokens": 1 << 30}}
+    scope = Scope()
+    timer = asyncio.get_running_loop().call_later(_REFUSAL, scope.stop)
     try:
-        await transport.call(too_long, Scope(), lambda body: body)
+        await transport.call(too_long, scope, lambda body: body)
     except RuntimeFault as refusal:
         said = re.search(r"context length of (\d+) tokens", str(refusal))
         return int(said[1]) if said else None
+    except ChainAborted:
+        return None
+    finally:
+        timer.cancel()
     return None
 
 

@@ -155,3 +155,28 @@ def test_what_a_template_refuses_is_told(roles):
 def test_another_kind_of_tokenizer_is_another_tokenizer():
     keys = {Codec(make()).tokenizer_key for make in MADE.values()}
     assert len(keys) == len(MADE)
+
+
+def test_another_thread_that_encodes_a_prompt_is_not_disturbed(codec):
+    """What a setting of the shared tokenizer would do: names of special tokens in its prompt would be letters."""
+    codec.encode("</s>", plain=True)
+    assert not codec.tokenizer.backend_tokenizer.encode_special_tokens
+    assert len(codec.encode("</s>")) == 1
+    assert len(codec.encode("</s>", plain=True)) > 1
+
+
+@pytest.mark.parametrize("template", ["{{ messages[0]['content'] }}<|turn|>", "{{ raise_exception('no answers') }}"])
+def test_a_template_that_says_nothing_of_a_turns_end_leaves_it_to_the_tokenizer(template):
+    codec = Codec(byte_level())
+    codec.tokenizer.chat_template = template
+    assert codec.eos == SPECIAL.index("</s>")
+
+
+def test_a_system_prompt_goes_before_parts_as_it_goes_before_a_text():
+    codec = Codec(byte_level())
+    codec.tokenizer.chat_template = (
+        "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}"
+        "{% for p in m['content'] %}[{{ p['text'] }}]{% endfor %}{% endfor %}"
+    )
+    asked = {"role": "user", "content": [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]}
+    assert codec.render([{"role": "system", "content": "be brief"}, asked]) == "[be brief][one][two]"

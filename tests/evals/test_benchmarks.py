@@ -140,7 +140,7 @@ def test_runs_are_beside_their_simulations(tmp_path, capsys):
     assert [one["run"] for one in found] == [row.name for row in simulated.RECIPE]
     assert all(one["wall_s"][0] > 0 and one["planned_s"] > 0 for one in found)
     assert all(row.name in said for row in simulated.RECIPE)
-    assert Pair.load(tmp_path / "pair.yaml").target.capacity == simulated.CAPACITY
+    assert Pair.load(tmp_path / "pair.yaml").target.capacity == simulated._capacity("target")
 
 
 def test_what_a_chain_costs_its_client_is_measured():

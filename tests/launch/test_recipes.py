@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from a1_sgl import cli as command_line
 from a1_sgl.errors import A1Error, ConfigError
 from a1_sgl.evals import recipes as evals
+from a1_sgl.launch.cpu_engine import has_gpu
 from a1_sgl.launch.devices import devices, planned
 from a1_sgl.launch.fit import Load, fits
 from a1_sgl.launch.flags import check
@@ -237,13 +238,14 @@ def test_a_model_goes_on_as_many_gpus_as_divide_its_heads(model, count, each, mo
 
 def test_only_gpus_that_this_process_may_use_are_used(monkeypatch, tmp_path):
     gpu_tool(tmp_path, monkeypatch, "\n".join(f"{i}, GPU-{i}a, NVIDIA H100, 81559" for i in range(4)))
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-3a")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-3")
     found = {spec.name: spec for spec in specs(recipe_of({"draft": QWEN, "target": QWQ}), devices())}
     assert found["draft"].environment(gpu=True)["CUDA_VISIBLE_DEVICES"] == "2"
     assert found["target"].environment(gpu=True)["CUDA_VISIBLE_DEVICES"] == "3"
     assert found["target"].environment(gpu=True)["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert devices() == []
+    assert not has_gpu()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-1")
     with pytest.raises(ConfigError, match="CUDA_VISIBLE_DEVICES names 'MIG-1', which is none of 0, GPU-0a"):
         devices()
@@ -372,7 +374,8 @@ def test_what_forgets_or_is_latent_takes_less(tmp_path):
         return size_of(str(tmp_path), {}).kv
 
     assert kv() == 2 * 4 * 4 * 16 * 2
-    assert kv(layer_types=["sliding_attention", "full_attention"] * 2) == 2 * 2 * 4 * 16 * 2
+    assert kv(layer_types=["linear_attention", "full_attention"] * 2) == 2 * 2 * 4 * 16 * 2
+    assert kv(layer_types=["sliding_attention", "full_attention"] * 2) == kv(), "as SGLang serves Gemma 3"
     assert kv(kv_lora_rank=32, qk_rope_head_dim=8) == 4 * 40 * 2
     assert size_of(str(tmp_path), {}).kv_heads == 1, "whole on each GPU"
     assert kv(text_config=base | {"num_hidden_layers": 2}) == 2 * 2 * 4 * 16 * 2
@@ -494,7 +497,7 @@ def test_a_dry_run_is_what_is_started(pair, tmp_path):
     [
         (["launch", "start"], "say what to serve: a recipe"),
         (["launch", "statsu"], "unknown launch recipe 'statsu'"),
-        (["launch", "pocket", "--gpus", "1x80"], "--gpus 1x80 is not this machine; give --dry-run with it"),
+        (["launch", "pocket", "--gpus", "1x80"], "--gpus 1x80 plans for .* another one; give --dry-run with it"),
         (["launch", "pocket", "--timeout", "0"], "--timeout is above 0 s, not 0"),
         (["launch", "--state", "x", "status"], "a1 launch status: that word comes first"),
         (["launch", "pocket", "--dry-run", "--target-flags", "--context-len 8"], "SGLang .* does not take its flags"),
