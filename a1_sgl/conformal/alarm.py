@@ -100,7 +100,7 @@ class GuardedGate:
         Args:
             gate: decides.
             martingale: makes what bets; one for each statistic.
-            threshold: of the wealth, above 1; at most one false alarm in so many runs.
+            threshold: of the wealth, above 1; at most one false alarm in so many runs. Infinite, it only watches.
             action: what an alarm does.
             chains: how many chains of a question are watched, the first; all questions need as many, those of a card
                 too. None is all that a question has.
@@ -108,8 +108,8 @@ class GuardedGate:
         Raises:
             ValueError: a threshold of 1 or less, an unknown action, or no chain.
         """
-        if not 1 < real(threshold) < math.inf:
-            raise ValueError(f"threshold must be finite and above 1, not {threshold}")
+        if not real(threshold) > 1:
+            raise ValueError(f"threshold must be above 1, not {threshold}")
         if action not in ACTIONS:
             raise ValueError(f"unknown action {action!r}; known: {', '.join(ACTIONS)}")
         if chains is not None and not whole(chains) >= 1:

@@ -192,7 +192,8 @@ def test_a_server_that_is_no_sglang_is_named(here, tmp_path):
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
-            status, body = pages[self.path.removesuffix("/get_model_info")]
+            page, _, _ = self.path[1:].partition("/")
+            status, body = pages[f"/{page}"] if self.path.endswith("/get_model_info") else (404, b"no such page")
             self.send_response(status)
             self.end_headers()
             self.wfile.write(body)

@@ -8,7 +8,7 @@ import a1_sgl.conformal as conformal
 
 FILES = sorted(Path(conformal.__file__).parent.glob("*.py"))
 ALLOWED = {"numpy", "scipy", "sortedcontainers"}
-OURS = ("a1_sgl.conformal", "a1_sgl.errors", "a1_sgl.compare", "a1_sgl.registry")
+OURS = ("a1_sgl.arguments", "a1_sgl.conformal", "a1_sgl.errors", "a1_sgl.compare", "a1_sgl.registry")
 
 
 def imported(path):

@@ -62,7 +62,7 @@ RANGES = {
     "TwoStage": (lambda **given: TwoStage(gate(), OWN, **given),
                  {"eta": (0, (*NONSENSE, 0.25)), "explore": (2, (*COUNT, 1)), "delta": (0.05, SHARE)}),
     "GuardedGate": (lambda **given: GuardedGate(gate(), **given),
-                    {"threshold": (100, (*NONSENSE, 0, 1)), "chains": (1, [one for one in COUNT if one is not None])}),
+                    {"threshold": (100, (*(one for one in NONSENSE if one != math.inf), 0, 1)), "chains": (1, [one for one in COUNT if one is not None])}),
     "ScoreBank": (lambda window: ScoreBank(window=window), {"window": (1, [one for one in COUNT if one is not None])}),
     "MondrianBank": (lambda **given: MondrianBank("turn", **given),
                      {"minimum": (1, COUNT), "window": (5, [one for one in COUNT if one is not None])}),

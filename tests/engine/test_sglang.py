@@ -224,10 +224,12 @@ def test_a_prompt_over_the_context_is_refused_with_its_length(target):
 def test_image_tokens_are_counted_before_a_scored_chunk(target, monkeypatch):
     sent = []
 
-    async def keep(payload, scope, read):
+    async def keep(payload, scope, read, route):
         sent.append(payload)
         plain = {key: value for key, value in payload.items() if key != "image_data"}  # a text model is served here
-        return await type(target.transport).call(target.transport, {**plain, "logprob_start_len": 34}, scope, read)
+        return await type(target.transport).call(
+            target.transport, {**plain, "logprob_start_len": 34}, scope, read, route
+        )
 
     monkeypatch.setattr(target.transport, "call", keep)
     for images, count in (((), 0), (("https://example.org/figure.png",), 576)):

@@ -177,14 +177,20 @@ def test_a_runs_grader_is_on_record():
     assert grader_of({"grader": "choice", "task": "mine"}) == "choice"
 
 
-def test_the_command_says_how_many_grades_changed(tmp_path, capsys):
-    from a1_sgl.cli import grade as command
+def test_the_command_says_how_many_grades_changed(tmp_path):
+    from typer.testing import CliRunner
 
+    from a1_sgl import cli as command
+
+    command._register()
     run(tmp_path, [["1", "1.0"], ["2", "word"]], grader="number")
-    command.grade(tmp_path, again=True)
-    said = capsys.readouterr().out
+
+    def grade(*options):
+        return CliRunner(env={"COLUMNS": "200"}).invoke(command.app, ["grade", str(tmp_path), *options])
+
+    said = grade("--again").stdout
     assert "4 chains graded, " in said
     assert "1 from wrong to right, 0 from right to wrong" in said
-    for both in ({"again": True, "judge": "http://x"}, {}):
+    for both in (["--again", "--judge", "http://x"], []):
         with pytest.raises(ConfigError, match="either --again, to grade anew, or --judge URL"):
-            command.grade(tmp_path, **both)
+            raise grade(*both).exception

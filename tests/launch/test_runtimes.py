@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from types import SimpleNamespace
 
 import httpx
@@ -198,8 +199,9 @@ def test_a_port_that_is_taken_is_named_before_anything_starts(tmp_path):
 def test_a_detached_launch_that_is_given_up_leaves_nothing(number, tmp_path):
     """Not by Ctrl-C alone: a job that is cancelled, a terminal that is closed."""
     state = tmp_path / "state"
+    heard = partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored, as it should be
     front = subprocess.Popen(
-        [sys.executable, "-m", "a1_sgl.cli", "launch", "pocket", "--detach", "--state", str(state)]
+        [sys.executable, "-m", "a1_sgl.cli", "launch", "pocket", "--detach", "--state", str(state)], preexec_fn=heard
     )
     assert wait_for(State(state).launcher_alive, 60)
     launcher = psutil.Process(json.loads((state / "runtimes.json").read_text())["launcher"]["pid"])
