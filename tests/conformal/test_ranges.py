@@ -30,6 +30,7 @@ from a1_sgl.conformal import (
 
 OWN = next(score for score in SCORES.values() if score.by_draft)
 NONSENSE = ("x", None, True, math.nan, math.inf, -math.inf, -1, [0.5])
+BUT_INF = [one for one in NONSENSE if one != math.inf]
 SHARE = (*NONSENSE, 0, 1, 1.5)
 COUNT = (*NONSENSE, 0, 1.5, 2.0)
 POSITIVE = (*NONSENSE, 0)
@@ -62,7 +63,7 @@ RANGES = {
     "TwoStage": (lambda **given: TwoStage(gate(), OWN, **given),
                  {"eta": (0, (*NONSENSE, 0.25)), "explore": (2, (*COUNT, 1)), "delta": (0.05, SHARE)}),
     "GuardedGate": (lambda **given: GuardedGate(gate(), **given),
-                    {"threshold": (100, (*(one for one in NONSENSE if one != math.inf), 0, 1)), "chains": (1, [one for one in COUNT if one is not None])}),
+                    {"threshold": (100, (*BUT_INF, 0, 1)), "chains": (1, [one for one in COUNT if one is not None])}),
     "ScoreBank": (lambda window: ScoreBank(window=window), {"window": (1, [one for one in COUNT if one is not None])}),
     "MondrianBank": (lambda **given: MondrianBank("turn", **given),
                      {"minimum": (1, COUNT), "window": (5, [one for one in COUNT if one is not None])}),
