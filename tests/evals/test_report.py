@@ -177,7 +177,7 @@ def test_runs_that_are_not_comparable_stand_beside_each_other(tmp_path):
     assert "The runs are not compared: " in page
     runs = {name: run(tmp_path / name, [["1"]], chains=1, asked=name) for name in "cd"}
     page = write(tmp_path / "report.html", runs)[0].read_text()
-    assert "asked: 1 questions there, 1 here, 0 in both" in page
+    assert "asked: 1 questions there, 1 here, 1 in both; --allow asked compares those in both; run both" in page
 
 
 def test_the_page_speaks_of_all_its_runs(three):
