@@ -1,5 +1,6 @@
 """Launching real processes: what dies says why, and nothing is left behind."""
 
+import contextlib
 import importlib
 import json
 import os
@@ -205,12 +206,16 @@ def test_a_detached_launch_that_is_given_up_leaves_nothing(number, tmp_path):
     )
     assert wait_for(State(state).launcher_alive, 60)
     launcher = psutil.Process(json.loads((state / "runtimes.json").read_text())["launcher"]["pid"])
-    wait_for(lambda: launcher.children(), 60)
-    runtimes = launcher.children(recursive=True)
-    front.send_signal(number)
-    assert front.wait(60) != 0
-    _, left = psutil.wait_procs([launcher, *runtimes], timeout=60)
-    assert not left
+    try:
+        assert wait_for(lambda: len(launcher.children()) == 2, 60)
+        runtimes = launcher.children(recursive=True)
+        front.send_signal(number)
+        assert front.wait(60) != 0
+        _, left = psutil.wait_procs([launcher, *runtimes], timeout=60)
+        assert not left
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            launcher.kill()  # its runtimes end with it
 
 
 def test_a_folder_has_one_launcher_from_the_first_moment(sleepers, tmp_path, monkeypatch):
