@@ -269,7 +269,7 @@ def test_a_runtime_that_dies_loses_no_finished_chain(stranger, tmp_path):
         ({"gate_kind": "turn-budget", "alpha": 0.3}, "no whole budget; alpha 0.333333 is a budget of 1"),
         ({"parameters": {"score": "luck"}}, "unknown score 'luck'; known: mean_loss"),
         ({"alarm": "panic"}, "unknown alarm 'panic'; known: warn"),
-        ({"alarm": "warn", "alarm_threshold": 1.0}, "threshold must be finite and above 1"),
+        ({"alarm": "warn", "alarm_threshold": 1.0}, "threshold must be above 1, not 1.0"),
     ],
 )
 def test_a_plan_that_cannot_be_is_refused(changes, what):
