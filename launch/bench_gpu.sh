@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
-# What A1 gains on one GPU, in published shapes and without weights: both runtimes on the one device, then
+# What A1 gains on one GPU, in published shapes and without weights: `a1 launch` puts both runtimes on the one device, then
 # `a1 bench rho` and `a1 bench` with 1, 4, 16 and 64 chains a question, chunks of a fixed length and a gate that hands
 # over exactly alpha. On a machine without a GPU the same script runs on the CPU engine, in the pocket pair's shapes.
 #
 #   bash launch/bench_gpu.sh [OUT]            # OUT: figures and logs, runs/gpu by default
 #
+# A pair that is launched in OUT already (`a1 launch ... --state OUT`) is measured, and left running.
+#
 # Settings, from the environment:
 #   TARGET, DRAFT     shapes of launch/shapes.py  [qwen2.5-32b where 120 GiB of memory are there, else qwen2.5-14b; qwen2.5-7b]
-#   TARGET_SHARE, DRAFT_SHARE   --mem-fraction-static of each, the draft's of what the target leaves  [0.66; 0.75]
+#   FLAGS             SGLang's, of both servers  [--context-length 8192 --max-running-requests 256 on a GPU]
 #   FIXED, ALPHA, CHAINS, TOKENS   lengths as TURNSxTOKENS, rate, numbers of chains, tokens written in a run by one arm
-#   FLAGS             flags of both servers, instead of those below  [--attention-backend triton ...]
+#   REPEATS, IN_FLIGHT, SECONDS_FOR_RHO   rounds, chains at once, and how long rho may take  [2; 64, or CHAINS if more; 90]
 #   PYTHON            [python3]; SGLang and what the library needs must be importable, an installed a1-sgl need not be
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -36,82 +38,43 @@ if command -v nvidia-smi >/dev/null; then
   gib=$(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits | head -1 | awk '{print int($1 / 1024)}')
   TARGET=${TARGET:-$([ "$gib" -ge 120 ] && echo qwen2.5-32b || echo qwen2.5-14b)}
   DRAFT=${DRAFT:-qwen2.5-7b}
-  FLAGS=${FLAGS:---attention-backend triton --sampling-backend pytorch --grammar-backend none --context-length 8192 --max-running-requests 256}
-  target_flags="--mem-fraction-static ${TARGET_SHARE:-0.66}"
-  draft_flags="--mem-fraction-static ${DRAFT_SHARE:-0.75}"
+  FLAGS=${FLAGS---context-length 8192 --max-running-requests 256}
   FIXED=${FIXED:-8x128} TOKENS=${TOKENS:-65536}
 else
   card="no GPU, $(nproc) CPUs, CPU engine"
-  TARGET=${TARGET:-large} DRAFT=${DRAFT:-small}
-  FLAGS=${FLAGS:---device cpu --attention-backend torch_native --disable-overlap-schedule --dtype float32 --sleep-on-idle --max-total-tokens 200000 --max-running-requests 128}
-  target_flags="" draft_flags=""
-  export SGLANG_USE_CPU_ENGINE=1 OMP_NUM_THREADS=1
+  TARGET=${TARGET:-large} DRAFT=${DRAFT:-small} FLAGS=${FLAGS-}
   FIXED=${FIXED:-4x32} TOKENS=${TOKENS:-8192}
 fi
-ALPHA=${ALPHA:-0.25} CHAINS=${CHAINS:-1 4 16 64}
+ALPHA=${ALPHA:-0.25} CHAINS=${CHAINS-1 4 16 64}
 
-mkfifo "$out/alive.$$"
-exec 9<>"$out/alive.$$"  # servers end when nobody holds this any more, however this script ends
-pids=""
-stop() {
-  for pid in $pids; do kill -TERM -- "-$pid" 2>/dev/null || true; done
-  for _ in $(seq 50); do
-    alive=""
-    for pid in $pids; do if kill -0 -- "-$pid" 2>/dev/null; then alive=1; fi; done
-    [ -n "$alive" ] || break
-    sleep 0.1
-  done
-  for pid in $pids; do kill -KILL -- "-$pid" 2>/dev/null || true; done
-  rm -rf "$out/alive.$$" "$out"/*.metrics
-}
-trap stop EXIT
-trap 'exit 130' INT TERM
-serve() {  # serve NAME SHAPE PORT FLAGS: begins a server in a process group of its own
-  "$PYTHON" -m a1_sgl.launch.shapes "$2" "$out/models/$2"
-  mkdir -p "$out/$1.metrics"  # where its processes count together
-  # shellcheck disable=SC2086
-  PROMETHEUS_MULTIPROC_DIR="$out/$1.metrics" A1_SGL_WATCH_STDIN=1 setsid "$PYTHON" -m a1_sgl.launch.serve --model-path "$out/models/$2" --load-format dummy \
-    --port "$3" --enable-metrics --log-level warning $FLAGS $4 >"$out/$1.log" 2>&1 <"$out/alive.$$" 9>&- &
-  pids="$pids $!"
-}
-healthy() {  # healthy NAME PORT: waits for it
-  for _ in $(seq 300); do
-    if "$PYTHON" -c "import urllib.request as r; r.urlopen('http://127.0.0.1:$2/health', timeout=2)" 2>/dev/null; then return; fi
-    if ! kill -0 "${pids##* }" 2>/dev/null; then break; fi
-    sleep 1
-  done
-  echo "bench_gpu: the $1 is not healthy; the end of $out/$1.log:" >&2
-  tail -20 "$out/$1.log" >&2
-  exit 1
-}
+export A1_STATE="$out"
+a1() { "$PYTHON" -m a1_sgl.cli "$@"; }
 whole() {  # whole CHAINS: a1_sync hands over a whole number of chains, and runs where alpha of them is one
   "$PYTHON" -c "n = $ALPHA * $1; print('--arm a1_sync' if round(n) >= 1 and abs(n - round(n)) < 1e-9 else '')"
 }
-free_port() { "$PYTHON" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 
-target=$(free_port) draft=$(free_port)
-serve target "$TARGET" "$target" "$target_flags"
-healthy target "$target"  # before the draft takes its share of what is left
-serve draft "$DRAFT" "$draft" "$draft_flags"
-healthy draft "$draft"
+if ! a1 launch status >/dev/null 2>&1; then
+  for shape in "$TARGET" "$DRAFT"; do "$PYTHON" -m a1_sgl.launch.shapes "$shape" "$out/models/$shape"; done
+  trap 'a1 launch stop' EXIT
+  trap 'exit 130' INT TERM
+  # shellcheck disable=SC2086
+  a1 launch --target "$out/models/$TARGET" --draft "$out/models/$DRAFT" --detach -- --load-format dummy $FLAGS
+fi
 
 {
   echo "target $TARGET, draft $DRAFT, no weights; $card"
   "$PYTHON" -c 'from importlib.metadata import version; print("sglang", version("sglang"), "torch", version("torch"))'
-  "$PYTHON" -m a1_sgl.cli bench rho --state "$out" --target "http://127.0.0.1:$target" --alpha "$ALPHA" --chunk "${FIXED#*x}" \
-    --seconds "${SECONDS_FOR_RHO:-90}"
+  a1 bench rho --alpha "$ALPHA" --chunk "${FIXED#*x}" --seconds "${SECONDS_FOR_RHO:-90}"
   each=$((${FIXED%x*} * ${FIXED#*x}))
   for chains in $CHAINS; do
     questions=$(( TOKENS / each / chains )); [ "$questions" -ge 1 ] || questions=1
     echo; echo "== $chains chains a question"
     rm -rf "$out/bench-$chains"  # of another machine or other flags, maybe
-    "$PYTHON" -m a1_sgl.cli bench --out "$out/bench-$chains" --draft "http://127.0.0.1:$draft" \
-      --target "http://127.0.0.1:$target" --fixed "$FIXED" --paced --alpha "$ALPHA" --questions "$questions" \
+    a1 bench --out "$out/bench-$chains" --fixed "$FIXED" --paced --alpha "$ALPHA" --questions "$questions" \
       --chains "$chains" --in-flight "${IN_FLIGHT:-$(( chains > 64 ? chains : 64 ))}" --repeats "${REPEATS:-2}" --quiet \
       --arm target --arm draft --arm a1 --arm a1_lookahead $(whole "$chains")
   done
 } 2>&1 | tee "$out/log.txt"
-
 "$PYTHON" - "$out" "$card" $CHAINS <<'PY' | tee "$out/table.md"
 import json, pathlib, sys
 

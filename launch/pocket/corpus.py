@@ -9,6 +9,7 @@ to.
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,7 +38,12 @@ class Line:
 
 
 def transcript(
-    problem: Problem, rng: random.Random, error_rate: float, notice: float = 0.6, forget: float = 0.0
+    problem: Problem,
+    rng: random.Random,
+    error_rate: float,
+    notice: float = 0.6,
+    forget: float = 0.0,
+    own: Mapping[int, Line] | None = None,
 ) -> list[Line]:
     """The solution of `problem`; each line is, with probability `error_rate`, wrong and later corrected.
 
@@ -46,8 +52,10 @@ def transcript(
     Args:
         notice: probability that an error is seen at the next line rather than built upon.
         forget: probability that a carry or borrow that matters is forgotten.
+        own: what somebody did get wrong, by step; it stands there, and no other error before it.
     """
     lines: list[Line] = []
+    left = dict(own or {})
     # The next step, the count before it, and the first step that is wrong; -1 is none.
     index, count, wrong = 0, problem.start, -1
     kind: Kind
@@ -55,7 +63,8 @@ def transcript(
         ought = ""
         step = problem.steps[index] if index < len(problem.steps) else None
         if wrong >= 0 and (lines[-1].ends or not _fits(step, count) or rng.random() < notice):
-            over = wrong == len(problem.steps) or (lines[-1].ends and lines[-1].count == problem.counts[wrong])
+            # An answer that is wrong by itself, and not by a step before it.
+            over = lines[-1].ends and (wrong == len(problem.steps) or lines[-1].count == problem.counts[wrong])
             said = "the answer" if over else f"step {wrong + 1}"
             text, kind, lead = problem.line_at(wrong), "mended", f"Wait, {said} is wrong: "
             index, count = wrong, problem.counts[min(wrong + 1, len(problem.steps))]
@@ -64,10 +73,20 @@ def transcript(
                 text, count, kind = line.text, line.count, "wrong"
             else:
                 wrong = -1
-        elif wrong < 0 and rng.random() < error_rate:
+        elif wrong < 0 and index in left:
+            (line, lead, wrong), kind = (left.pop(index), "", index), "wrong"
+            text, count, ought = line.text, line.count, line.ought
+        elif wrong < 0 and not left and rng.random() < error_rate:
             line, lead, wrong = _slip(problem, index, rng), "", index
             text, count, kind, ought = line.text, line.count, "wrong", problem.line_at(index)
-        elif wrong < 0 and forget and step is not None and rng.random() < forget and (weak := _forgot(problem, index)):
+        elif (
+            wrong < 0
+            and not left
+            and forget
+            and step is not None
+            and rng.random() < forget
+            and (weak := forgot(problem, index))
+        ):
             lead, wrong, text, count, kind, ought = "", index, weak.text, weak.count, "forgot", problem.line_at(index)
         else:
             lead, kind = "", "wrong" if wrong >= 0 else "right"
@@ -106,7 +125,7 @@ def _fits(step: Step | None, count: int) -> bool:
     return count in COUNTS and (step is None or step.apply(count) in COUNTS)
 
 
-def _forgot(problem: Problem, index: int) -> Line | None:
+def forgot(problem: Problem, index: int) -> Line | None:
     """Step `index` without its carries and borrows; None where there are none that matter."""
     count, step = problem.counts[index], problem.steps[index]
     columns, result = work(count, step.op, step.operand, carrying=False)

@@ -29,15 +29,16 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from a1_sgl.engine import Codec
 from a1_sgl.evals.stories import STEPS, Problem, problems
-from a1_sgl.evals.tasks import find_task
-from a1_sgl.launch.pocket.corpus import judged_answer, judged_step, transcript
+from a1_sgl.launch.pocket.corpus import forgot, judged_answer, judged_step, transcript
+from a1_sgl.launch.pocket.slips import read
 from a1_sgl.launch.pocket.tokenizer import CONTEXT, VOCABULARY, load_or_train
+from a1_sgl.launch.pocket.writing import codec_of, encode, messages, prompt_ids, sampled
 from a1_sgl.session.judge import ANSWER, LEAD, STEP
 
 HERE = Path(__file__).parent / "stories"
-TASK = find_task("stories")
+SLIPS = 1 / 3
+"""Share of the solutions that have a slip of the draft's own, where there are any."""
 Sequence = tuple[list[int], list[int], list[float], list[int]]
 """Ids, labels, weights of the labels, and from where on a line is wrong: 1; 0 where it is right, -1 elsewhere."""
 
@@ -48,9 +49,11 @@ class Recipe:
 
     Attributes:
         error_rate: of a line of a solution.
-        forget: share of the carries and borrows that matter which are forgotten, and learnt so: what makes a draft of a
-            model that would otherwise be right.
+        forget: share of the carries and borrows that matter which are forgotten. A model that does not mend learns to
+            forget them too, which makes a draft of one that would otherwise be right; one that does learns to correct
+            the slips of its draft.
         mend: whether corrections are learnt; a model that does not learn them reads them and goes on.
+        slips: file of what its draft got wrong (`slips`); a third of the solutions have one of these.
         judge: share of the sequences that end in a judge prompt, whose digit alone is learnt.
         spot: weight in the loss of telling, token by token, where a line has gone wrong; a linear reading of the layer
             three quarters up, thrown away afterwards. It is what makes a target learn to notice errors at all.
@@ -70,6 +73,7 @@ class Recipe:
     error_rate: float
     forget: float = 0.0
     mend: int = 0
+    slips: str = ""
     judge: float = 0.0
     decision: float = 1.0
     spot: float = 0.0
@@ -120,6 +124,7 @@ class Stream(IterableDataset[tuple[torch.Tensor, ...]]):  # type: ignore[misc]  
 
     def __init__(self, recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> None:
         self.recipe, self.tokenizer = recipe, tokenizer
+        self.slips = read(Path(recipe.slips)) if recipe.slips else []
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
         torch.set_num_threads(1)
@@ -155,14 +160,17 @@ class Stream(IterableDataset[tuple[torch.Tensor, ...]]):  # type: ignore[misc]  
         return ids, [-100] * (len(ids) - 1) + ids[-1:], [0.0] * (len(ids) - 1) + [self.recipe.decision], [-1] * len(ids)
 
     def _solved(self, problem: Problem, rng: random.Random) -> Sequence:
+        slip = rng.choice(self.slips) if self.slips and rng.random() < SLIPS else None
+        problem = slip.problem if slip else problem
         ids = prompt_ids(self.tokenizer, problem)
         labels, weights, wrong = [-100] * len(ids), [0.0] * len(ids), [-1] * len(ids)
-        lines = transcript(problem, rng, self.recipe.error_rate, forget=self.recipe.forget)
+        own = {slip.index: slip.line} if slip else {}
+        lines = transcript(problem, rng, self.recipe.error_rate, forget=self.recipe.forget, own=own)
         for line in lines:
             # A blank line is a token of its own, so encoding line by line is encoding the whole.
             line_ids = encode(self.tokenizer, line.text)
             end = [self.tokenizer.eos_token_id] if line is lines[-1] else encode(self.tokenizer, "\n\n")
-            learn = line.kind in ("right", "forgot") or (line.kind == "mended" and bool(self.recipe.mend))
+            learn = line.kind in ("right", "mended" if self.recipe.mend else "forgot")
             ids += line_ids + end
             labels += line_ids if learn else [-100] * len(line_ids)
             # Whether something comes after an answer is learnt with the rest of mending.
@@ -181,23 +189,7 @@ def asked(problem: Problem, rng: random.Random, step: bool, tokenizer: PreTraine
     text, right = (judged_step if step else judged_answer)(problem, rng)
     # A step is judged where its chunk ends, after the blank line; an answer at the end of the chain.
     text += "\n\n" if step and not text.endswith("}.") else ""
-    return text + Codec(tokenizer).after(messages(problem), STEP if step else ANSWER) + LEAD, right
-
-
-def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
-    """Ids of plain text."""
-    return list(tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
-
-
-def prompt_ids(tokenizer: PreTrainedTokenizerFast, problem: Problem) -> list[int]:
-    """The rendered chat prompt of `problem`."""
-    codec = Codec(tokenizer)
-    return list(codec.encode(codec.render(messages(problem))))
-
-
-def messages(problem: Problem) -> tuple[dict[str, str], ...]:
-    """`problem` as chat messages."""
-    return TASK.ask(problem.text, TASK.families[0])
+    return text + codec_of(tokenizer).after(messages(problem), STEP if step else ANSWER) + LEAD, right
 
 
 @torch.no_grad()
@@ -222,6 +214,31 @@ def judging(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, count: 
 
 
 @torch.no_grad()
+def mending(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, temperature: float, count: int, seed: int
+) -> float:
+    """Share of `count` steps of calibration problems in which a carry or borrow was forgotten, as a draft does, whose
+    very next line is their correction: what the take-over `continue` lives on."""
+    model.eval()
+    torch.manual_seed(seed)
+    source, rng = problems("calibration", 30_000 + seed), random.Random(f"mending/{seed}")
+    prompts, wanted = [], []
+    while len(prompts) < count:
+        problem = next(source)
+        weak = [(i, line) for i in range(len(problem.steps)) if (line := forgot(problem, i)) is not None]
+        if not weak:
+            continue
+        index, line = rng.choice(weak)
+        text = "".join(f"{one}\n\n" for one in (*problem.lines[:index], line.text))
+        prompts.append([*prompt_ids(tokenizer, problem), *encode(tokenizer, text)])
+        wanted.append(f"Wait, step {index + 1} is wrong: {problem.line_at(index)}")
+    longest = max(len(encode(tokenizer, line)) for line in wanted)
+    texts = sampled(model, tokenizer, prompts, temperature, longest + 1)
+    model.train()
+    return sum(text.partition("\n\n")[0] == line for text, line in zip(texts, wanted, strict=True)) / count
+
+
+@torch.no_grad()
 def accuracy(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, temperature: float, per_count: int, seed: int
 ) -> dict[int, float]:
@@ -232,22 +249,7 @@ def accuracy(
     for count in STEPS:
         source = problems("calibration", 10_000 + seed, range(count, count + 1))
         rows = [next(source) for _ in range(per_count)]
-        prompts = [prompt_ids(tokenizer, row) for row in rows]
-        width = max(map(len, prompts))
-        device = next(model.parameters()).device
-        ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(p)) + p for p in prompts], device=device)
-        mask = (ids != tokenizer.pad_token_id).long()
-        out = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            do_sample=True,
-            temperature=temperature,
-            top_k=0,
-            top_p=1.0,
-            max_new_tokens=CONTEXT - width,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-        texts = tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
+        texts = sampled(model, tokenizer, [prompt_ids(tokenizer, row) for row in rows], temperature)
         right = [
             text.rpartition("\\boxed{")[2].startswith(f"{row.answer}}}") for text, row in zip(texts, rows, strict=True)
         ]
@@ -270,7 +272,8 @@ def train(role: str, recipe: Recipe, out: Path, init: Path | None, log_every: in
     """Trains one model and writes its folder; a checkpoint replaces it at every check."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer = load_or_train(HERE / "tokenizer")
-    model = (LlamaForCausalLM.from_pretrained(init) if init else build(recipe, tokenizer)).to(device)
+    made = LlamaForCausalLM.from_pretrained(init, dtype=torch.float32) if init else build(recipe, tokenizer)
+    model = made.to(device)
     model.train()
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{role}: {parameters:,} parameters on {device}, {torch.get_num_threads()} threads", flush=True)
@@ -331,6 +334,8 @@ def train(role: str, recipe: Recipe, out: Path, init: Path | None, log_every: in
             )
             if recipe.judge:
                 print("  judging:", judging(model, tokenizer, 100, seed=0), flush=True)
+            if recipe.mend:
+                print("  mending:", mending(model, tokenizer, 0.6, 100, seed=0), flush=True)
             save(model, tokenizer, out)
     save(model, tokenizer, out)
     by_count = accuracy(model, tokenizer, 0.6, 100, seed=1)
@@ -355,6 +360,7 @@ def train(role: str, recipe: Recipe, out: Path, init: Path | None, log_every: in
             "by_steps": by_count,
         },
         **({"judging": judging(model, tokenizer, 400, seed=1)} if recipe.judge else {}),
+        **({"mending": mending(model, tokenizer, 0.6, 400, seed=1)} if recipe.mend else {}),
         "trained_on": f"{where}, torch {torch.__version__}",
         "seconds": round(time.monotonic() - start),
         "command": shlex.join(["python", "-m", "a1_sgl.launch.pocket.train", *sys.argv[1:]]),
@@ -380,7 +386,7 @@ def main() -> None:
     parser.add_argument("--log-every", type=int, default=100)
     parser.add_argument("--check-every", type=int, default=0)
     for name, kind in Recipe.__annotations__.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type={"int": int, "float": float}[kind])
+        parser.add_argument(f"--{name.replace('_', '-')}", type={"int": int, "float": float, "str": str}[kind])
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -1,6 +1,8 @@
 import itertools
+import json
 import random
 import re
+from dataclasses import asdict
 
 import pytest
 from hypothesis import given
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from a1_sgl.evals.stories import COUNTS, OPERANDS, Problem, Step, problems, work
 from a1_sgl.evals.tasks import find_task
 from a1_sgl.launch.pocket.corpus import judged_answer, judged_step, transcript
+from a1_sgl.launch.pocket.slips import Slip, first, read
 
 
 def take(split, seed, n, **options):
@@ -97,6 +100,36 @@ def test_what_is_forgotten_is_a_carry_that_matters(seed):
         assert line.ought in problem.lines
     without = [work(a, s.op, s.operand, carrying=False)[1] for a, s in zip(problem.counts, problem.steps, strict=False)]
     assert len(forgot) == sum(a != b for a, b in zip(without, problem.counts[1:], strict=True))
+
+
+def test_the_first_wrong_line_of_a_chain_is_a_slip(tmp_path):
+    problem = take("train", 3, 1)[0]
+    right, extra = problem.lines, "Step 9: she finds 3, so 5 + 3: ones 5 + 3 = 8; so Mia has 8 pins."
+    assert first(problem, "\n\n".join(right)) is None
+    assert first(problem, "\n\n".join(right[:2])) is None
+    wrong = right[1].replace(" has ", " has 1")
+    slip = first(problem, "\n\n".join((right[0], wrong, right[2])))
+    assert slip == Slip(problem, 1, wrong)
+    assert first(problem, "\n\n".join((right[0], wrong))) is None, "it may have been cut"
+    assert first(problem, "\n\n".join((*right[:-1], extra, right[-1]))) == Slip(problem, len(right) - 1, extra)
+    assert first(problem, "\n\n".join((*right, "and more"))) is None
+    path = tmp_path / "slips.jsonl"
+    path.write_text(json.dumps(asdict(slip)) + "\n")
+    assert read(path) == [slip]
+
+
+@given(st.integers(0, 10_000))
+def test_a_slip_of_the_drafts_own_is_corrected(seed):
+    problem, rng = take("train", seed, 1)[0], random.Random(seed)
+    index = rng.randrange(len(problem.lines))
+    text = rng.choice(("Step 9: so Mia has 8 pins.", "Step 9: so", "The answer is \\boxed{8}."))
+    lines = transcript(problem, rng, 0.3, own={index: Slip(problem, index, text).line})
+    assert [line.text for line in lines[: index + 1]] == [*problem.lines[:index], text]
+    assert lines[index].kind == "wrong"
+    mended = next(line for line in lines[index + 1 :] if line.kind == "mended")
+    assert mended.text.partition(" is wrong: ")[2] in problem.lines
+    assert lines[-1].ends
+    assert lines[-1].count == problem.answer
 
 
 @given(st.integers(0, 10_000))
