@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from a1_sgl.conformal import Evidence, Score
 from a1_sgl.engine import Scores, wait
-from a1_sgl.errors import ChainAborted, ConfigError
+from a1_sgl.errors import ChainAborted, ConfigError, RuntimeFault
 from a1_sgl.session import judge
 from a1_sgl.session.roles import Role
 from a1_sgl.session.transcript import joined
@@ -38,7 +38,7 @@ def loss(chain: Chain, chunk: Chunk, role: Role | None = None) -> tuple[Loss, Ca
     are those of the role's own tokens for the chunk's text.
 
     Raises:
-        RuntimeFault: the runtime gave no value for some token.
+        RuntimeFault: the runtime gave no value for some token, or its tokenizer has none for the chunk's text.
         ValueError: the chunk is empty.
     """
     return _loss(chain, chunk.start, chunk.ended, role or chain.roles.verifier)
@@ -130,6 +130,8 @@ def _loss(chain: Chain, start: int, ended: bool, role: Role) -> tuple[Loss, Call
     if ended and engine.codec.eos is not None:
         ids = joined(ids, [engine.codec.eos])
     before = transcript.first(start).tokens(engine.codec)
+    if len(ids) == before and (text := transcript.text[len(transcript.first(start).text) :]):
+        raise RuntimeFault(f"{engine.name} runtime: its tokenizer has no token for {text[:40]!r}, so cannot score it")
     scores, made = _verify(chain, role, lambda: wait(engine.score(chain.context.request(engine, ids), before)))
     return Loss(tuple([-value for value in scores.logprobs])), made
 

@@ -10,9 +10,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from a1_sgl.engine import Request, Scope, Settings, wait
+from a1_sgl.conformal import marginal
+from a1_sgl.engine import Codec, Request, Scope, Settings, wait
 from a1_sgl.errors import ChainAborted, RuntimeFault
 from a1_sgl.launch.pocket import pocket_specs
+from a1_sgl.programs import a1
+from a1_sgl.session import Backend, Roles
+from a1_sgl.testing import FakeEngine, FakeTokenizer
 
 MODEL = pocket_specs()[0].model
 GOOD = {
@@ -267,3 +271,18 @@ def test_a_whole_character_that_sglang_takes_for_torn_is_whole(faulty, engine):
     mistaken = answer(completion_tokens=len(ids)) | {"text": "\ufffd" * 4, "output_ids": ids}
     said = wait(engine(faulty(generate=mistaken)[0]).generate(request(5, 6), {"max_new_tokens": len(ids)}))
     assert (said.text, list(said.ids)) == ("😀", ids)
+
+
+def test_a_chunk_that_a_tokenizer_has_no_token_for_is_named():
+    class Ascii(FakeTokenizer):
+        def encode(self, text, add_special_tokens=False):
+            return list(text.encode("ascii", "ignore"))
+
+        def get_vocab(self):
+            return super().get_vocab() | {"ascii": 257}
+
+    target = FakeEngine("so \\boxed{2}", name="target")
+    target.codec = Codec(Ascii())
+    backend = Backend(Roles.pair(FakeEngine("\N{SNOWMAN}" * 9, name="draft"), target))
+    with pytest.raises(RuntimeFault, match="target runtime: its tokenizer has no token for '\N{SNOWMAN}+'"):
+        a1.run(question="1 + 1?", backend=backend, gate=marginal(0.5), draft_tokens=6)
