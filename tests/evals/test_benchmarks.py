@@ -4,19 +4,22 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from a1_sgl.conformal import Decided, Place, Rates, make
 from a1_sgl.evals import exact
 from a1_sgl.evals.benchmarks import audited, client, simulated
+from a1_sgl.evals.benchmarks import pair as pair_card
 from a1_sgl.evals.benchmarks.streams import Stream
 from a1_sgl.evals.simulate.costs import Pair
 from a1_sgl.evals.speed.rho import Rho
 from a1_sgl.evals.tasks import find_task
 from a1_sgl.records import RunFolder
-from a1_sgl.types import AuditEvent
+from a1_sgl.types import AuditEvent, ChunkEvent, VerdictEvent
 
+from . import made
 from .storytellers import pair
 
 
@@ -26,6 +29,26 @@ def rates(name, alpha, stream):
         Decided(Place(q, s, t), score, gate(score, question=q, sample=s, turn=t).take_over) for q, s, t, score in stream
     ]
     return Rates.of(alpha, decided)
+
+
+def test_steps_are_judged_after_what_then_stood_before_them():
+    """A chunk that was replaced stands before none; `wrong` is the second, which the target wrote again."""
+    question = find_task("stories").questions("test", 1)[0]
+    worked = exact.problem(question)
+    one, two, three = worked.lines[:3]
+    wrong = two.replace(" has ", " has 1")
+    events = []
+    for turn, (text, score, over) in enumerate(((one, 0.1, False), (wrong, 2.0, True), (three, 0.2, False))):
+        name = {"question": question.id, "sample": 0, "turn": turn}
+        written = {"tokens": 3, "ended": False, "calls": ()}
+        events.append(ChunkEvent(**name, author="draft", text=text + "\n\n", **written))
+        judged = {"p_value": 0.5, "alpha": 0.25, "n": 9, "replaced": over, "call": made.call("target", "verify", 0.0)}
+        events.append(VerdictEvent(**name, score=score, tokens=3, take_over=over, **judged))
+        if over:
+            events.append(ChunkEvent(**name, author="target", text=two + "\n\n", **written))
+    folder = SimpleNamespace(questions={question.id: question}, events=events)
+    assert list(pair_card.judged(folder)) == [(0.1, True), (2.0, False), (0.2, True)]
+    assert pair_card.auc([2.0, 0.2], [0.1, 0.2]) == 3.5 / 4
 
 
 def test_a_stream_has_every_chunk_once_and_drifts():
