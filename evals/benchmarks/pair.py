@@ -78,7 +78,7 @@ def main(
 
 def judged(folder: RunFolder) -> Iterator[tuple[float, bool]]:
     """Score and rightness of each chunk that was judged. A step that builds faithfully on an error is right."""
-    worked: dict[str, Worked] = {name: problem(one) for name, one in folder.questions.items()}
+    worked: dict[str, Worked] = {name: problem(one) for name, one in folder.questions().items()}
     text: dict[tuple[str, int], str] = defaultdict(str)
     drafted: dict[tuple[str, int], str] = {}
     for event in folder.events:
@@ -100,8 +100,9 @@ def auc(wrong: list[float], good: list[float]) -> float:
 
 def _row(folder: RunFolder, summary: dict[str, Any]) -> list[str]:
     found: dict[int, list[bool]] = defaultdict(list)
+    questions = folder.questions()
     for chain in folder.chains:
-        found[int(folder.questions[chain.question].meta["steps"])].append(bool(chain.correct))
+        found[int(questions[chain.question].meta["steps"])].append(bool(chain.correct))
     mean = summary["accuracy"]
     return [
         f"{100 * mean['mean']:.1f} [{100 * mean['low']:.1f}, {100 * mean['high']:.1f}]",

@@ -222,7 +222,8 @@ def mending(
     model.eval()
     torch.manual_seed(seed)
     source, rng = problems("calibration", 30_000 + seed), random.Random(f"mending/{seed}")
-    prompts, wanted = [], []
+    prompts: list[list[int]] = []
+    wanted: list[str] = []
     while len(prompts) < count:
         problem = next(source)
         weak = [(i, line) for i in range(len(problem.steps)) if (line := forgot(problem, i)) is not None]
@@ -235,7 +236,8 @@ def mending(
     longest = max(len(encode(tokenizer, line)) for line in wanted)
     texts = sampled(model, tokenizer, prompts, temperature, longest + 1)
     model.train()
-    return sum(text.partition("\n\n")[0] == line for text, line in zip(texts, wanted, strict=True)) / count
+    right = [text.partition("\n\n")[0] == line for text, line in zip(texts, wanted, strict=True)]
+    return sum(right) / count
 
 
 @torch.no_grad()

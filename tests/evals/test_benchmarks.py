@@ -46,7 +46,7 @@ def test_steps_are_judged_after_what_then_stood_before_them():
         events.append(VerdictEvent(**name, score=score, tokens=3, take_over=over, **judged))
         if over:
             events.append(ChunkEvent(**name, author="target", text=two + "\n\n", **written))
-    folder = SimpleNamespace(questions={question.id: question}, events=events)
+    folder = SimpleNamespace(questions=lambda: {question.id: question}, events=events)
     assert list(pair_card.judged(folder)) == [(0.1, True), (2.0, False), (0.2, True)]
     assert pair_card.auc([2.0, 0.2], [0.1, 0.2]) == 3.5 / 4
 
