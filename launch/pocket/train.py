@@ -236,8 +236,8 @@ def mending(
     longest = max(len(encode(tokenizer, line)) for line in wanted)
     texts = sampled(model, tokenizer, prompts, temperature, longest + 1)
     model.train()
-    right = [text.partition("\n\n")[0] == line for text, line in zip(texts, wanted, strict=True)]
-    return sum(right) / count
+    hits = sum(1 for text, line in zip(texts, wanted, strict=True) if text.partition("\n\n")[0] == line)
+    return hits / count
 
 
 @torch.no_grad()
