@@ -15,7 +15,7 @@ def take(task, split, seed, n, **options):
 
 @TASKS
 def test_splits_share_no_question_whatever_the_seed(task, levels):
-    texts = {split: {p.text for seed in range(3) for p in take(task, split, seed, 200)} for split in generated.SPLITS}
+    texts = {split: {p.text for seed in range(3) for p in take(task, split, seed, 100)} for split in generated.SPLITS}
     assert not texts["test"] & texts["train"]
     assert not texts["test"] & texts["calibration"]
     assert not texts["calibration"] & texts["train"]

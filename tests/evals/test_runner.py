@@ -126,7 +126,7 @@ def test_gating_pays(pair, card, tmp_path):
 def test_a_stopped_run_resumes_with_no_chain_lost_or_run_twice(runtimes, tmp_path, number):
     out = tmp_path / "run"
     arguments = command(
-        runtimes, out, "--questions", "16", "--chains", "3", "--in-flight", "4", "--quiet", "--gate", "marginal"
+        runtimes, out, "--questions", "8", "--chains", "3", "--in-flight", "4", "--quiet", "--gate", "marginal"
     )
     process = subprocess.Popen(
         arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -140,16 +140,16 @@ def test_a_stopped_run_resumes_with_no_chain_lost_or_run_twice(runtimes, tmp_pat
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     kept = chains.read_text().split("\n")[:-1]
-    assert 5 <= len(kept) < 48
+    assert 5 <= len(kept) < 24
     if number == signal.SIGINT:
         assert process.returncode == 130
-        assert f"{len(kept)} of 48 chains are kept" in said
+        assert f"{len(kept)} of 24 chains are kept" in said
         assert json.loads((out / "summary.json").read_text())["errors"] == {}
     finished = subprocess.run(arguments, capture_output=True, text=True, timeout=200)
     assert finished.returncode == 0, finished.stderr
     folder = RunFolder.read(out)
     assert Counter((c.question, c.sample) for c in folder.chains).most_common(1)[0][1] == 1
-    assert len(folder.chains) == 48
+    assert len(folder.chains) == 24
     assert chains.read_text().split("\n")[: len(kept)] == kept
     assert len(folder.run["sessions"]) == 2
     # The resumed gate knows the scores of finished chains, and of those alone.
@@ -345,21 +345,21 @@ def test_a_programs_own_refusal_ends_the_run_at_once(pair, tmp_path):
 )
 def test_an_interrupted_run_goes_on_with_no_chain_lost_or_twice(program, changes, pair, tmp_path):
     """Twice, and then to its end; with so few places that much is under way and much is not begun."""
-    made = plan(program, questions=8, **changes)
+    made = plan(program, questions=6, **changes)
     backend = few(pair if made.runtime is None else pair.alone("target"), 4)
     kept = []
-    for chains in (4, 10):
+    for chains in (3, 8):
         with pytest.raises(Interrupted, match="chains are kept in"):
             evaluate(made, backend, tmp_path / "run", stop_at(chains))
         read = RunFolder.read(tmp_path / "run")
         assert made.strategy.joint or list(names(read.finished))[: len(kept)] == kept
         assert set(names(read.finished).values()) == {1}
-        assert chains <= len(read.finished) < 8 * made.chains
+        assert chains <= len(read.finished) < 6 * made.chains
         assert json.loads((tmp_path / "run" / "summary.json").read_text())["errors"] == {}
         kept = list(names(read.finished))
     folder, summary = evaluate(made, backend, tmp_path / "run")
     assert names(folder.finished) == names(folder.chains) == everyone(made)
-    assert summary["chains_completed"] == 8 * made.chains
+    assert summary["chains_completed"] == 6 * made.chains
     assert summary["chains_lost"] == summary["chains_ungraded"] == 0
     assert made.strategy.joint or list(names(folder.finished))[: len(kept)] == kept
     ends = Counter((e.question, e.sample) for e in folder.events if isinstance(e, ChainEvent))
@@ -662,10 +662,10 @@ def test_a_second_eval_on_the_same_folder_is_refused(runtimes, pair, tmp_path):
         if not refused:
             with pytest.raises(ConfigError, match=rf"this process \({os.getpid()}\), elsewhere in it, is writing"):
                 evaluate(made, pair, out)
-            options = ["--questions", "12", "--chains", "3", "--seed", "5", "--alpha", "0.3", "--quiet"]
+            options = ["--questions", "4", "--chains", "3", "--seed", "5", "--alpha", "0.3", "--quiet"]
             refused.append(subprocess.run(command(runtimes, out, *options), capture_output=True, text=True))
 
-    made = plan()
+    made = plan(questions=4)
     folder, _ = evaluate(made, few(pair, 2), out, progress)
     assert refused[0].returncode == 2
     assert f"another process ({os.getpid()} on " in refused[0].stderr
