@@ -91,7 +91,7 @@ def test_a_watch_is_told_of_what_stays_and_only_of_more_of_it():
 def test_what_stays_whatever_comes_is_told_piece_by_piece():
     _, seen, _ = run("The answer is \\boxed{42}.", program=direct)
     assert seen[0].text == "The answer i"
-    assert seen[-1].over == "ended"
+    assert seen[-1].over == "answered"
 
 
 def test_seeds_stay_where_the_question_has_another_id():
