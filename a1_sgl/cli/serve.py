@@ -44,7 +44,7 @@ def serve(
     calibration: common.CardPath = None,
     allow_mismatch: Annotated[
         list[str] | None,
-        typer.Option(metavar="FIELD", help="A field in which the card may differ from these runtimes."),
+        typer.Option(metavar="FIELD", help="A field in which the card may differ from this set-up."),
     ] = None,
     gate: common.CardGate = None,
     alpha: common.CardAlpha = None,
@@ -120,7 +120,8 @@ def serve(
         task = find_task(pocket_task)
         card = card or Card.load(card_path(pocket_task))
         grader = grader or task.grader
-        usual = Defaults(system=task.system, a1=Options(reasoning="open")).under(usual)
+        (system, *_) = task.question("?").messages
+        usual = Defaults(system=str(system["content"]), a1=Options(reasoning="open")).under(usual)
     kind = _kind(card, gate, alpha, alarm, alarm_threshold, seed)
     with (
         terminate_on_sigterm(),

@@ -29,15 +29,20 @@ class Choice:
             show: takes each delta.
         """
         self.index, self._plan, self._show = index, plan, show
-        self.begun = False
+        self._computed: set[str] = set()
         self._settled: dict[int, Settled] = {}
         self._prompt = self._cached = self._decisions = self._over = 0
         self._reasoning = self._content = self._progress = ""
 
+    @property
+    def begun(self) -> bool:
+        """Whether its prompt is computed on every runtime, so that its chains are under way."""
+        return len(self._computed) == len(self._plan.backend.roles.all)
+
     def hear(self, event: Event) -> None:
         """Takes an event of the run."""
         if isinstance(event, PromptEvent):
-            self.begun = True
+            self._computed.add(event.call.role)
             if event.call.role == self._plan.backend.roles.writer.name:
                 self._prompt, self._cached = event.call.prompt_tokens, event.call.cached_tokens
         elif isinstance(event, VerdictEvent):
