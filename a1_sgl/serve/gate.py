@@ -170,7 +170,7 @@ class Level:
         self, score: float, *, question: Hashable, sample: int, turn: int, task: Hashable = "", attempt: int = 0
     ) -> Decision:  # fmt: skip
         """As in `Decider`."""
-        place = {"question": question, "sample": sample, "turn": turn, "task": task, "attempt": attempt}
+        place: dict[str, Any] = {"question": question, "sample": sample, "turn": turn, "task": task, "attempt": attempt}
         decision = self.gate(score, **place)
         self.counts.note(question, turn, decision.take_over)
         self._note(["d", self.score, self.alpha, score, decision.take_over, *place.values()])

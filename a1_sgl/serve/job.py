@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from a1_sgl.engine import Scope
@@ -56,7 +57,7 @@ class Job:
         self._why: Refusal | None = None
         self._listeners, self._started, self._shown = 0, time.monotonic(), False
         self._linger: asyncio.TimerHandle | None = None
-        self._choices = [Choice(plan, index, lambda delta, at=index: self._delta(at, delta)) for index in range(plan.n)]
+        self._choices = [Choice(plan, index, partial(self._delta, index)) for index in range(plan.n)]
         self._task = asyncio.create_task(self._work())
 
     # --- listening --------------------------------------------------------------------------------------------
@@ -172,6 +173,7 @@ class Job:
             for index in range(plan.n):
                 self._service.metrics.runs.over(self._name(index))
             self.finished = time.monotonic()
+            self._choices = []  # what is kept for a retry is what it is told
             self._owner.running -= 1
             self._service.jobs.discard(self)
             self._notify()

@@ -85,9 +85,9 @@ class ServerMetrics(Collector):
             take_overs.add_metric(key, level.counts.take_overs)
             shown["scores"].add_metric(key, level.scores)
             shown["alarms"].add_metric(key, level.alarms)
-            if (rate := level.counts.rate).n:
+            if (realised := (rate := level.counts.rate).realised) is not None:
                 low, high = rate.interval()
-                for name, value in (("rate", rate.realised), ("rate_low", low), ("rate_high", high)):
+                for name, value in (("rate", realised), ("rate_low", low), ("rate_high", high)):
                     shown[name].add_metric(key, value)
             for turn, (hits, n) in sorted(level.counts.turns.items()):
                 turns.add_metric([*key, str(turn) if turn < TURNS else f"{TURNS}+"], hits / n)

@@ -174,7 +174,7 @@ def _votes(asked: Options, usual: Options, model: Model, service: Service) -> tu
     for name, find, value in (("vote", find_vote, vote), ("rate", find_rate, rate)):
         try:
             if value is not None:
-                find(value)  # type: ignore[operator]
+                find(value)
         except ValueError as error:
             raise wrong(str(error), f"a1.{name}") from error
     if grader not in GRADERS:
