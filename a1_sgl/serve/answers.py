@@ -63,15 +63,24 @@ def tokens_after(chunks: Sequence[Chunk], at: int, codecs: Mapping[str, Codec]) 
         elif begin >= at:
             found += chunk.tokens
         else:
-            before, done = 0, begin
-            for piece in codecs[chunk.author].pieces(chunk.ids):
-                done += len(piece)
-                if done > at:
-                    break
-                before += 1
-            found += chunk.tokens - before
+            found += chunk.tokens - len(chunk.ids) + _last(codecs[chunk.author], chunk.ids, end - at)
         begin = end
     return found
+
+
+def _last(codec: Codec, ids: Sequence[int], chars: int) -> int:
+    """How many of the last ids it takes to have so many characters: from the end, where answers are short."""
+    least, most = 0, 1
+    while most < len(ids) and len(codec.decode(ids[-most:])) < chars:
+        least, most = most, 2 * most
+    most = min(most, len(ids))
+    while least + 1 < most:
+        middle = (least + most) // 2
+        if len(codec.decode(ids[-middle:])) < chars:
+            least = middle
+        else:
+            most = middle
+    return most
 
 
 def usage(answers: Sequence[Answer]) -> dict[str, Any]:

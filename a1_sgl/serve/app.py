@@ -25,6 +25,8 @@ from a1_sgl.serve.requests import ChatRequest, CompletionRequest, Request
 from a1_sgl.serve.service import Service
 
 log = logging.getLogger(__name__)
+ABORT = "a1.abort"
+"""Where a connection's scope has what ends it at once, read or not."""
 GONE = 499
 """What counts as the status of a request whose client went away before it was answered."""
 
@@ -174,6 +176,7 @@ class Stream(Response):
             await asyncio.wait(tasks)
             if not tasks[0].cancelled() and (error := tasks[0].exception()) is not None:
                 log.info("request %s: its reader was given up: %s", self._job.id, type(error).__name__)
+                scope.get(ABORT, lambda: None)()
 
 
 # --- errors -----------------------------------------------------------------------------------------------------

@@ -9,17 +9,37 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from fastapi import APIRouter
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from a1_sgl.engine import ended, submit, wait
 from a1_sgl.engine.loop import Task
 from a1_sgl.errors import ConfigError, RuntimeFault, first_line
-from a1_sgl.serve.app import create_app
+from a1_sgl.serve.app import ABORT, create_app
 from a1_sgl.serve.service import Service
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+class Protocol(H11Protocol):
+    """Uvicorn's, which also tells an application how to end a connection whose other end does not read.
+
+    To close it would wait for what was written to be read.
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """As uvicorn's."""
+        super().connection_made(transport)
+        inner = self.app
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            scope[ABORT] = transport.abort
+            await inner(scope, receive, send)
+
+        self.app = app
 
 
 @dataclass(frozen=True)
@@ -63,7 +83,8 @@ def running(
     try:
         config = uvicorn.Config(
             create_app(service, pages), log_config=None, access_log=False, server_header=False, lifespan="off",
-            ws="none", timeout_graceful_shutdown=5, proxy_headers=False, ssl_certfile=cert, ssl_keyfile=key,
+            ws="none", http=Protocol, timeout_graceful_shutdown=5, proxy_headers=False, ssl_certfile=cert,
+            ssl_keyfile=key,
         )  # fmt: skip
         try:
             config.load()

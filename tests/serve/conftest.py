@@ -41,7 +41,8 @@ def serving():
                 backend, kind or Kind("marginal", alpha), settings=settings,
                 **{k: v for k, v in more.items() if k in ours},
             )  # fmt: skip
-            server = stack.enter_context(running(service))
+            own = stack.enter_context(contextlib.ExitStack())
+            server = own.enter_context(running(service))
             http = stack.enter_context(httpx.Client(base_url=server.url, timeout=60))
             client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=60)
             stack.callback(client.close)
@@ -59,7 +60,7 @@ def serving():
 
             return SimpleNamespace(
                 url=server.url, http=http, client=client, post=post, lines=lines, service=service, draft=draft,
-                target=target, stop=stack.close,
+                target=target, stop=own.close,
             )  # fmt: skip
 
         yield start

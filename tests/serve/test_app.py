@@ -1,5 +1,6 @@
 """What stands before the routes, and what is told when something goes wrong."""
 
+import contextlib
 import json
 import socket
 
@@ -122,12 +123,11 @@ def test_a_deadline_ends_a_request(serving):
 
 
 def test_a_reader_who_does_not_read_is_given_up(serving):
-    long = FakeEngine("x" * 4_000_000, name="target", model="t", context=10_000_000, cache=False)
-    server = serving(target=long, stall=0.3, tokens=9_000_000, alone=True)
-    body = json.dumps(asked("", {"model": "target", "stream": True, "n": 3, "max_tokens": 5_000_000})).encode()
+    long = FakeEngine("x, " * 5_000_000, name="target", model="t", context=100_000_000, cache=False)
+    server = serving(target=long, stall=0.3, tokens=90_000_000, alone=True)
+    body = json.dumps(asked("", {"model": "target", "stream": True})).encode()
     host, _, port = server.url.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port))) as raw:
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         raw.sendall(
             b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: "
             + str(len(body)).encode() + b"\r\n\r\n" + body
@@ -135,9 +135,10 @@ def test_a_reader_who_does_not_read_is_given_up(serving):
         until(lambda: server.service.jobs)
         until(lambda: not server.service.jobs)
         received = 0
-        while piece := raw.recv(1 << 16):  # the connection ends, and not with the answer's end
-            received += len(piece)
-        assert received < 12_000_000
+        with contextlib.suppress(ConnectionResetError):
+            while piece := raw.recv(1 << 20):  # the connection ends, and not with the answer's end
+                received += len(piece)
+        assert received < 14_500_000
 
 
 def test_ready_says_what_is_missing(serving):
