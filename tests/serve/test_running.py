@@ -13,7 +13,7 @@ from a1_sgl.serve.running import running
 from a1_sgl.session import Backend, Roles
 from a1_sgl.testing import FakeEngine
 
-from .conftest import steps, until
+from .conftest import asked, steps, until
 
 
 def slow(seconds):
@@ -28,9 +28,7 @@ def test_an_end_in_order_lets_requests_end_and_takes_no_more(serving, aside, tmp
     until(lambda: server.service.draining)
     with httpx.Client(base_url=server.url) as other:
         ready = other.get("/ready")
-        refused = other.post(
-            "/v1/chat/completions", json={"model": "a1", "messages": [{"role": "user", "content": "q"}]}
-        )
+        refused = other.post("/v1/chat/completions", json=asked("", {}))
     assert (ready.status_code, ready.headers["retry-after"]) == (503, "5")
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "going_down")
     assert refused.headers["retry-after"]
@@ -65,8 +63,8 @@ def test_an_end_in_the_middle_of_a_request_keeps_what_was_decided(serving, aside
 
 def test_tls(tmp_path):
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost", "-addext",
-            "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]  # fmt: skip
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost",
+            "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]  # fmt: skip
     subprocess.run(made, check=True, capture_output=True)
     with Backend(Roles.alone(FakeEngine())) as backend, running(Service(backend), cert=cert, key=key) as server:
         assert server.url.startswith("https://")
