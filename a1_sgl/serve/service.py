@@ -152,35 +152,44 @@ class Service:
         Raises:
             Refusal: it cannot be honoured, or not now.
         """
-        if self.draining:
-            raise Refusal(503, "the server is going down", code="going_down", retry_after=5)
         digest = hashlib.sha256(f"{type(request).__name__}{request.model_dump_json()}".encode()).hexdigest()
         if key is not None and (found := self.store.find(owner.name, key, digest)) is not None:
             found.join()
             return found
-        wanted = await plan(self, request)
-        if key is not None and (found := self.store.find(owner.name, key, digest)) is not None:  # came meanwhile
-            found.join()
-            return found
-        if down := [role.name for role in wanted.backend.roles.all if not role.engine.available]:
-            raise Refusal(
-                503, f"the {' and the '.join(down)} cannot be reached", code="runtime_down", retry_after=5
-            )  # fmt: skip
-        if self.draining or len(self.jobs) >= self.settings.requests:
-            raise Refusal(
-                429, f"{len(self.jobs)} requests are running, which is all there is room for", code="server_full",
-                retry_after=2,
-            )  # fmt: skip
-        if key is not None:
-            self.store.room()
+        self._room()
         owner.check()
-        owner.running += 1
+        owner.running += 1  # before anything is waited for, so that no two are counted as one
+        try:
+            wanted = await plan(self, request)
+            if key is not None and (found := self.store.find(owner.name, key, digest)) is not None:  # came meanwhile
+                found.join()
+                owner.running -= 1
+                return found
+            if down := [role.name for role in wanted.backend.roles.all if not role.engine.available]:
+                raise Refusal(
+                    503, f"the {' and the '.join(down)} cannot be reached", code="runtime_down", retry_after=5
+                )  # fmt: skip
+            self._room()
+            if key is not None:
+                self.store.room()
+        except BaseException:
+            owner.running -= 1
+            raise
         job = Job(self, wanted, owner, name, kept=key is not None)
         self.jobs.add(job)
         job.join()
         if key is not None:
             self.store.add(owner.name, key, digest, job)
         return job
+
+    def _room(self) -> None:
+        if self.draining:
+            raise Refusal(503, "the server is going down", code="going_down", retry_after=5)
+        if len(self.jobs) >= self.settings.requests:
+            raise Refusal(
+                429, f"{len(self.jobs)} requests are running, which is all there is room for", code="server_full",
+                retry_after=2,
+            )  # fmt: skip
 
     @property
     def ready(self) -> str | None:
