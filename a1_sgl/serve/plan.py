@@ -38,6 +38,7 @@ class Plan:
         reasoning, thinking: as `split` takes them.
         deadline: seconds until the answer must be whole.
         stream, usage: whether it is streamed, and whether the stream ends with its usage.
+        bounded: whether its chains may be cut off where the program alone would let them go on.
     """
 
     chat: bool
@@ -56,6 +57,7 @@ class Plan:
     deadline: float
     stream: bool
     usage: bool
+    bounded: bool = False
     seed: int | None = None
     tools: tuple[dict[str, Any], ...] = ()
     parser: str | None = None
@@ -119,6 +121,7 @@ async def plan(service: Service, request: Request) -> Plan:
         thinking=text.rstrip().endswith("<think>"), deadline=deadline, stream=request.stream,
         usage=request.stream_options is not None and request.stream_options.include_usage, seed=request.seed,
         tools=tools, parser=parser,
+        bounded=bool(request.stop) or request.limit is not None or defaults.max_tokens is not None,
     )  # fmt: skip
 
 

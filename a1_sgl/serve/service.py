@@ -27,6 +27,7 @@ from a1_sgl.serve.requests import Defaults, Effort, Request
 from a1_sgl.session import Backend
 
 log = logging.getLogger(__name__)
+SAMPLING = ("temperature", "top_p", "top_k", "min_p")
 TICK = 0.5
 """Seconds between two writes of the gate's journal: a kill costs at most two of them."""
 
@@ -207,9 +208,9 @@ class Service:
             "program": plan.model.program.name, "chains": plan.chains, "vote": plan.settings["vote"],
             "rate": plan.settings["rate"], "stop": plan.settings["stop"], "score": plan.gate.score,
             "parameters": {name: plan.settings[name] for name in plan.model.program.own if name in plan.settings},
-            "sampling": {name: plan.settings[name] for name in ("temperature", "top_p")},
+            "sampling": {name: plan.settings[name] for name in SAMPLING if name in plan.settings},
         }, plan.gate.alpha)  # fmt: skip
-        return plan.gate.shown() | ({} if certified is None else {"certified": certified})
+        return plan.gate.shown() | ({} if certified is None else {"certified": certified and not plan.bounded})
 
     # --- life -------------------------------------------------------------------------------------------------
 
