@@ -20,9 +20,10 @@ from a1_sgl.errors import ConfigError
 from a1_sgl.voting import decide, support
 
 CallKind = Literal["prefill", "decode", "verify"]
-Ending = Literal["answered", "ended", "turns", "context", "stopped"]
+Ending = Literal["answered", "ended", "turns", "context", "stopped", "length", "stop"]
 """``stopped``: its question was decided before it had finished; such a chain has no answer and does not count. Where
-``ignore_eos`` is set, a chain is neither ``answered`` nor ``ended``."""
+``ignore_eos`` is set, a chain is neither ``answered`` nor ``ended``. ``length`` and ``stop``: it has as many tokens, or
+came to a stop sequence, as it was asked to end with (`Query.chain_tokens`, `Query.chain_stop`)."""
 DropReason = Literal["replaced", "redrawn", "pruned", "rolled back", "stopped", "lost"]
 PROGRAM = "program"
 """Author of text that a program itself puts into a chain."""
@@ -36,7 +37,9 @@ class Question(_Record):
     """A question as chat messages, with its reference answer where one is known.
 
     `images` go to a runtime that takes them, as it takes them: URLs, paths that it can read, or base64. The messages
-    say where they stand, in whatever way the model's chat template asks.
+    say where they stand, in whatever way the model's chat template asks. `tools` are functions that it may call, as
+    chat templates take them. `prompt` is a text that is continued as it stands, in place of the messages, which then
+    only say what it was.
     """
 
     id: str
@@ -45,6 +48,8 @@ class Question(_Record):
     answer: str | None = None
     task: str = ""
     meta: Mapping[str, Any] = Field(default_factory=dict)
+    tools: tuple[Mapping[str, Any], ...] = ()
+    prompt: str | None = None
 
     @classmethod
     def of(cls, question: str | Question, answer: str | None = None) -> Question:
@@ -133,6 +138,7 @@ class Chunk:
         logprobs: log-probabilities of its tokens as its author's runtime told them, an end token's the last, where they
             were asked for (`Query.logprobs`) and are known of all of them.
         first: in the same way, those of the likeliest tokens at its first place.
+        tokens: how many its author's runtime counted.
     """
 
     author: str
@@ -143,6 +149,24 @@ class Chunk:
     budget: int = 0
     logprobs: tuple[float, ...] | None = None
     first: tuple[float, ...] | None = None
+    tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What of a chain nobody takes back any more, in programs that settle their turns (`Program.settles`).
+
+    Attributes:
+        sample: its number.
+        chunks: those that are whole.
+        text: all of it; it may end within what the last author is still writing.
+        over: why the chain is complete, once it is.
+    """
+
+    sample: int
+    chunks: tuple[Chunk, ...]
+    text: str
+    over: Ending | None = None
 
 
 class PromptEvent(_Record):
@@ -335,6 +359,8 @@ Event = Annotated[
     Field(discriminator="event"),
 ]
 Listener = Callable[[Event], None]
+Watch = Callable[[Settled], None]
+"""Told, on the event loop, whenever more of a chain is settled; so it must not block."""
 
 
 def calls_of(events: Iterable[Event]) -> list[Call]:

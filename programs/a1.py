@@ -59,7 +59,7 @@ def a1(
             if take_over == "resample":
                 redraw(chain, gate, draft_tokens, retries, score)
             elif chain.judge(chain.draft(draft_tokens), gate, score=score, replace=take_over == "replace"):
-                chain.target(target_tokens)
+                chain.target(target_tokens, live=True)
             if chain.end_turn():
                 break
 

@@ -16,7 +16,7 @@ from a1_sgl.session import Group, Query
 from a1_sgl.types import Result
 
 
-@program(samples=8, joint=True, vote="best")
+@program(samples=8, joint=True, vote="best", settles=False)
 @sgl.function
 def beam_search(
     s: ProgramState,

@@ -52,7 +52,7 @@ def budget_forcing(
             chain.append(wait)
         if not chunk.ended and chunk.text.endswith(end_of_thinking):
             chain.draft(answer_tokens)
-        if chain.answer is None and chain.ending != "context":
+        if chain.answer is None and not chain.full:
             chain.append(answer_prompt)
             chain.draft(answer_tokens, stop="\n")
 

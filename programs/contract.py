@@ -27,7 +27,7 @@ from a1_sgl.errors import ConfigError, told
 from a1_sgl.programs.parameters import Parameter, parameters
 from a1_sgl.registry import headline
 from a1_sgl.session import Backend, Query
-from a1_sgl.types import Event, Listener, Question, Result
+from a1_sgl.types import Event, Listener, Question, Result, Watch
 
 Needs = Literal["none", "optional", "required"]
 
@@ -47,6 +47,7 @@ class Program:
         gate: whether it takes a gate from `a1_sgl.conformal`, and whether it can do without.
         takes_over: whether the target writes too; it then runs on a pair only.
         joint: whether the chains of a question depend on each other, and so run all or none.
+        settles: whether what a chain is when its turn ends stays as it is; not so where chains become others' forks.
         vote, rate: how the answer is made of the chains' answers unless told otherwise, as in `Query`.
         source: hash of the file it comes from, where that is not this library.
     """
@@ -59,6 +60,7 @@ class Program:
     vote: str = "majority"
     rate: str | None = None
     source: str | None = None
+    settles: bool = True
 
     def __post_init__(self) -> None:
         leading = ["s", "query", "gate"][: 2 if self.gate == "none" else 3]
@@ -91,6 +93,10 @@ class Program:
         grader: str | None = None,
         seed: int | None = None,
         losses: bool = False,
+        chain_tokens: int | None = None,
+        chain_stop: Sequence[str] = (),
+        seeded_by: str | None = None,
+        watch: Watch | None = None,
         **settings: Any,
     ) -> ProgramState:
         """Runs the program; the state's ``ret_value`` is its `Result`.
@@ -105,6 +111,7 @@ class Program:
             gate: decides on chunks; shared by all chains of all questions that it is given to.
             listener: told of every event.
             vote, rate, audit, grader, seed, losses: as in `Query`; None is the program's way.
+            chain_tokens, chain_stop, seeded_by, watch: as in `Query`.
             settings: its own parameters, sampling parameters and stop strings (`a1_sgl.programs.chunking`).
 
         Raises:
@@ -113,7 +120,10 @@ class Program:
             RuntimeFault: every chain broke off.
             ChainAborted: it was stopped from outside.
         """
-        query = self._query(question, samples, listener, vote, rate, audit, grader, seed, losses)
+        query = self._query(
+            question, samples, listener=listener, vote=vote, rate=rate, audit=audit, grader=grader, seed=seed,
+            losses=losses, chain_tokens=chain_tokens, chain_stop=chain_stop, seeded_by=seeded_by, watch=watch,
+        )  # fmt: skip
         return wait(self._run(query, backend, gate, settings))
 
     async def arun(
@@ -130,10 +140,17 @@ class Program:
         grader: str | None = None,
         seed: int | None = None,
         losses: bool = False,
+        chain_tokens: int | None = None,
+        chain_stop: Sequence[str] = (),
+        seeded_by: str | None = None,
+        watch: Watch | None = None,
         **settings: Any,
     ) -> ProgramState:
         """Like `run`, to be awaited in any event loop. Cancelling it aborts its chains and waits for their end."""
-        query = self._query(question, samples, listener, vote, rate, audit, grader, seed, losses)
+        query = self._query(
+            question, samples, listener=listener, vote=vote, rate=rate, audit=audit, grader=grader, seed=seed,
+            losses=losses, chain_tokens=chain_tokens, chain_stop=chain_stop, seeded_by=seeded_by, watch=watch,
+        )  # fmt: skip
         return await elsewhere(self._run(query, backend, gate, settings))
 
     def stream(self, **arguments: Any) -> Generator[Event, None, Result]:
@@ -241,13 +258,13 @@ class Program:
     # --- inside -----------------------------------------------------------------------------------------------
 
     def _query(
-        self, question: str | Question, samples: int | Sequence[int] | None, listener: Listener | None,
-        vote: str | None, rate: str | None, audit: str | None, grader: str | None, seed: int | None, losses: bool,
+        self, question: str | Question, samples: int | Sequence[int] | None, *, vote: str | None, rate: str | None,
+        audit: str | None, grader: str | None, chain_stop: Sequence[str], **rest: Any,
     ) -> Query:  # fmt: skip
         query = Query.of(
-            question, self.samples if samples is None else samples, listener=listener, vote=vote or self.vote,
-            rate=rate or self.rate, audit=audit or Query.audit, grader=grader or Query.grader, seed=seed,
-            losses=losses,
+            question, self.samples if samples is None else samples, vote=vote or self.vote, rate=rate or self.rate,
+            audit=audit or Query.audit, grader=grader or Query.grader,
+            chain_stop=chain_stop if isinstance(chain_stop, str) else tuple(chain_stop), **rest,
         )  # fmt: skip
         if self.joint and query.samples != tuple(range(query.chains)):
             raise ConfigError(
@@ -311,14 +328,14 @@ async def _ended(running: Coroutine[Any, Any, ProgramState], gate: Decider, ques
 
 _SHARED = frozenset((
     "s", "query", "gate", "question", "samples", "listener", "vote", "rate", "audit", "grader", "seed", "losses",
-    "backend",
+    "backend", "chain_tokens", "chain_stop", "seeded_by", "watch",
 ))  # fmt: skip
 """What no program may call a parameter of its own."""
 
 
 def program(
     *, samples: int = 4, gate: Needs = "none", takes_over: bool = False, joint: bool = False, vote: str = "majority",
-    rate: str | None = None,
+    rate: str | None = None, settles: bool = True,
 ) -> Callable[[SglFunction], Program]:  # fmt: skip
     """Declares the ``@sgl.function`` below it a `Program`, with what it needs; arguments as there.
 
@@ -329,7 +346,7 @@ def program(
     def declare(function: SglFunction) -> Program:
         if not isinstance(function, SglFunction):
             raise ConfigError(f"{function!r} is no @sgl.function; @program(...) stands above it")
-        return Program(function, samples, gate, takes_over, joint, vote, rate)
+        return Program(function, samples, gate, takes_over, joint, vote, rate, settles=settles)
 
     return declare
 

@@ -18,7 +18,7 @@ from a1_sgl.session import Chain, Query, run_chains
 from a1_sgl.types import Result
 
 
-@program(gate="required", joint=True)
+@program(gate="required", joint=True, settles=False)
 @sgl.function
 def self_reject_fork(
     s: ProgramState,

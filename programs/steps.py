@@ -14,7 +14,7 @@ def whole(max_tokens: int) -> Callable[[Chain], None]:
 
     def body(chain: Chain) -> None:
         # No stop strings: they end chunks, and this chain has but one.
-        chain.draft(max_tokens, stop=[])
+        chain.draft(max_tokens, live=True, stop=[])
         chain.end_turn()
 
     return body

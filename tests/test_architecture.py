@@ -11,7 +11,7 @@ FOLDERS = {
     "answers": "a1_sgl/answers",
     "conformal": "a1_sgl/conformal", "engine": "a1_sgl/engine", "session": "a1_sgl/session",
     "records": "a1_sgl/records", "telemetry": "a1_sgl/telemetry",
-    "cli": "a1_sgl/cli", "programs": "programs", "evals": "evals", "launch": "launch",
+    "serve": "a1_sgl/serve", "cli": "a1_sgl/cli", "programs": "programs", "evals": "evals", "launch": "launch",
 }  # fmt: skip
 EVERYTHING = DOMAIN | FOLDERS.keys() | {"testing", "__version__"}
 ALLOWED = {
@@ -22,8 +22,9 @@ ALLOWED = {
     "programs": DOMAIN | {"answers", "conformal", "engine", "session"},
     "records": DOMAIN,
     "telemetry": DOMAIN,
-    "evals": EVERYTHING - {"cli", "launch", "testing"},
+    "evals": EVERYTHING - {"cli", "launch", "serve", "testing"},
     "evals/benchmarks": EVERYTHING - {"cli"},
+    "serve": EVERYTHING - {"cli", "launch", "testing"},
     "launch": DOMAIN,
     "launch/pocket": EVERYTHING - {"cli"},
     "launch/real": EVERYTHING - {"cli"},

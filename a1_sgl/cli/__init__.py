@@ -58,6 +58,7 @@ def _register() -> None:
         lists,
         replay,
         report,
+        serve,
         simulate,
         solve,
         tasks,
@@ -75,6 +76,7 @@ def _register() -> None:
     app.command("timeline")(timeline.timeline)
     app.command("replay")(replay.replay)
     app.add_typer(simulate.app, name="simulate")
+    app.command("serve")(serve.serve)
     app.command("solve")(solve.solve)
     app.add_typer(tasks.app, name="tasks")
     app.command("programs")(lists.programs)

@@ -81,26 +81,43 @@ class Codec:
         """How many ids the tokenizer knows."""
         return len(self.tokenizer)
 
-    def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
-        """The prompt for `messages`, ready for the assistant's turn.
+    def begun(self, text: str) -> str:
+        """A prompt that is no chat: `text` after what the tokenizer puts before any, such as Gemma's ``<bos>``."""
+        return text if text.startswith(self._begin) else self._begin + text
+
+    @cached_property
+    def takes_tools(self) -> bool:
+        """Whether the chat template has a place for tools; one that has none leaves them out without a word."""
+        asked = [{"role": "user", "content": "a"}]
+        tool = {"type": "function", "function": {"name": "a1_probe", "description": "", "parameters": {
+            "type": "object", "properties": {}}}}  # fmt: skip
+        try:
+            return "a1_probe" in self._render(asked, True, [tool])
+        except (TemplateError, TypeError, ValueError):
+            return False
+
+    def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> str:
+        """The prompt for `messages`, ready for the assistant's turn, with the `tools` that it may call.
 
         A template that refuses a system prompt, as Gemma 2's and early Mistral ones do, is given it as the beginning of
         the user's first message, as their makers advise.
 
         Raises:
-            ConfigError: the tokenizer has no chat template, or one that refuses the messages.
+            ConfigError: the tokenizer has no chat template, or one that refuses the messages or has no place for tools.
         """
         if not self.tokenizer.chat_template:
             raise ConfigError(
                 f"the tokenizer {self.tokenizer.name_or_path} has no chat template; use an instruction-tuned model, "
                 "or add a chat_template.jinja to its folder"
             )
+        if tools and not self.takes_tools:
+            raise ConfigError(f"the chat template of {self.tokenizer.name_or_path} has no place for tools")
         try:
-            return self._render(messages, True)
+            return self._render(messages, True, tools)
         except TemplateError as error:
             if (folded := _folded(messages)) is not None:
                 with suppress(TemplateError):
-                    return self._render(folded, True)
+                    return self._render(folded, True, tools)
             roles = ", ".join(str(message["role"]) for message in messages)
             raise ConfigError(
                 f"the chat template of {self.tokenizer.name_or_path} refuses messages of {roles}: {first_line(error)}"
@@ -171,9 +188,21 @@ class Codec:
     def _text(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
-    def _render(self, messages: Sequence[Mapping[str, Any]], ready: bool) -> str:
+    @cached_property
+    def _begin(self) -> str:
+        """The text of the special tokens with which the tokenizer begins any text."""
+        alone = list(self.tokenizer.encode("a", add_special_tokens=False))
+        whole = list(self.tokenizer.encode("a", add_special_tokens=True))
+        found = next((i for i in range(len(whole)) if whole[i : i + len(alone)] == alone), 0)
+        return str(self.tokenizer.decode(whole[:found], skip_special_tokens=False)) if found else ""
+
+    def _render(
+        self, messages: Sequence[Mapping[str, Any]], ready: bool, tools: Sequence[Mapping[str, Any]] = ()
+    ) -> str:
         turns = [dict(message) for message in messages]
-        text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=ready)
+        # Not as a matter of course: a stand-in for a tokenizer need not know them.
+        more = {"tools": [dict(tool) for tool in tools]} if tools else {}
+        text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=ready, **more)
         assert isinstance(text, str)
         return text
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Any, cast
 
 import sglang as sgl
 from sglang.lang.backend.base_backend import BaseBackend
 from sglang.lang.interpreter import ProgramState, StreamExecutor
 from sglang.lang.ir import SglSamplingParams
 
-from a1_sgl.engine import Engine, Generation, Ids, wait
+from a1_sgl.engine import Engine, Generation, Ids, Request, wait
 from a1_sgl.session.context import Context
 from a1_sgl.session.frontend import sampling
 from a1_sgl.session.transcript import Transcript
@@ -51,10 +53,23 @@ class Branch:
         """Another branch that begins with this one's text; runtimes have it in their prefix caches."""
         return Branch(self.state, self.transcript)
 
-    def generate(self, engine: Engine, context: Context, params: dict[str, Any], seed: int | None) -> Generation:
-        """`engine` continues the text; an aborted generation leaves it as it was. Errors as in `Engine`."""
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """Stop strings that the program was run with: they end chunks."""
+        found = self.state.stream_executor.default_sampling_para.stop
+        return (found,) if isinstance(found, str) else tuple(found or ())
+
+    def generate(
+        self, engine: Engine, context: Context, params: dict[str, Any], seed: int | None,
+        heard: Callable[[str], None] | None = None,
+    ) -> Generation:  # fmt: skip
+        """`engine` continues the text; an aborted generation leaves it as it was. Errors as in `Engine`.
+
+        Args:
+            heard: told of each piece of text as it comes; then a generation that broke off is not repeated.
+        """
         voice = self._voice
-        voice.asked = (engine, context, self.transcript.ids(engine.codec), seed)
+        voice.asked = (engine, context, self.transcript.ids(engine.codec), seed, heard)
         self.state += sgl.gen(_CHUNK, **params)
         generation, voice.heard = voice.heard, None
         assert generation is not None
@@ -82,14 +97,29 @@ class _Voice(BaseBackend):  # type: ignore[misc]
     def __init__(self, chat_template: Any) -> None:
         self.chat_template = chat_template
         self.support_concate_and_append = False
-        self.asked: tuple[Engine, Context, Ids, int | None] | None = None
+        self.asked: tuple[Engine, Context, Ids, int | None, Callable[[str], None] | None] | None = None
         self.heard: Generation | None = None
 
     def generate(self, s: StreamExecutor, sampling_params: SglSamplingParams) -> tuple[str, dict[str, Any]]:
         assert self.asked is not None
-        (engine, context, ids, seed), self.asked = self.asked, None
+        (engine, context, ids, seed, heard), self.asked = self.asked, None
         params = sampling(sampling_params)
         if seed is not None:
             params["sampling_seed"] = seed
-        self.heard = wait(engine.generate(context.request(engine, ids), params))
+        request = context.request(engine, ids)
+        self.heard = wait(engine.generate(request, params) if heard is None else _heard(engine, request, params, heard))
         return self.heard.text, {}
+
+
+async def _heard(
+    engine: Engine, request: Request, params: dict[str, Any], heard: Callable[[str], None]
+) -> Generation:  # fmt: skip
+    found: Generation | None = None
+    async with aclosing(cast(AsyncGenerator[str | Generation], engine.stream(request, params))) as pieces:
+        async for piece in pieces:
+            if isinstance(piece, Generation):
+                found = piece
+            else:
+                heard(piece)
+    assert found is not None
+    return found

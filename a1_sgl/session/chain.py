@@ -32,6 +32,7 @@ from a1_sgl.types import (
     Ending,
     Question,
     RatingEvent,
+    Settled,
     VerdictEvent,
 )
 
@@ -92,6 +93,7 @@ class Chain:
         self._branch: Branch | None = None
         self._seeds, self._forks, self._auditor = seeds, forks, auditor
         self._answers = 0
+        self._stop_at: int | None = None  # where in the text a stop sequence begins that it came to
         self._pending: _Begun | None = None
         self._gate: Decider | None = None
 
@@ -115,8 +117,8 @@ class Chain:
         """The writer continues the chain by at most `max_tokens` tokens."""
         return self.write(self.roles.writer, max_tokens, **sampling)
 
-    def target(self, max_tokens: int, **sampling: Any) -> Chunk:
-        """The successor takes over for at most `max_tokens` tokens.
+    def target(self, max_tokens: int, *, live: bool = False, **sampling: Any) -> Chunk:
+        """The successor takes over for at most `max_tokens` tokens; `live` as in `write`.
 
         Raises:
             ConfigError: nobody takes over.
@@ -124,34 +126,42 @@ class Chain:
         if self.roles.successor is None:
             raise ConfigError("this program needs a draft and a target; run it with Backend.connect(draft=, target=)")
         self.take_overs += 1
-        return self.write(self.roles.successor, max_tokens, **sampling)
+        return self.write(self.roles.successor, max_tokens, live=live, **sampling)
 
-    def write(self, author: Role, max_tokens: int, **sampling: Any) -> Chunk:
+    def write(self, author: Role, max_tokens: int, *, live: bool = False, **sampling: Any) -> Chunk:
         """`author` continues the chain until a stop string, its end token or `max_tokens` tokens.
 
         Sampling parameters and stop strings are those the program was run with, but for what `sampling` names. A chunk
         of white space alone is continued: a stop string met at once says nothing. What `begin` began for this author is
-        taken up, and what it began for another one is rolled back.
+        taken up, and what it began for another one is rolled back. Where the chain came to a stop sequence, this goes
+        on before it, as it goes on without the token with which an author ended its turn.
+
+        Args:
+            live: what is written will stay, whatever comes of it, so that a watch is told of it piece by piece.
         """
+        self._cut()
         self.ending = None
         if self._pending is not None and self._pending.author is not author:
             self._roll_back("rolled back")
-        if self._pending is None:
+        heard = self._live() if live and self.context.watch is not None and self._pending is None else None
+        if self._pending is None and heard is None:
             self.begin(author, max_tokens, **sampling)
-        assert self._pending is not None
-        begun = self._pending
+        begun = self._pending or _Begun(
+            author, len(self.branch.transcript.pieces), self.room(), Scope(self.context.scope), None
+        )
+        self._pending = begun
         task, left = begun.task, min(max_tokens, begun.room)
-        text, ended = "", False
+        text, ended, length = "", False, len(self.text)
         ids: tuple[int, ...] = ()
         logprobs: tuple[float, ...] | None = ()
         first: tuple[float, ...] | None = None
         calls: list[Call] = []
         try:
-            while left > 0 and not ended and not text.strip():
+            while left > 0 and not ended and not text.strip() and self._stops(self.text, length) is None:
                 if task is not None:
                     said, task = wait(_result(task)), None
                 else:
-                    said = self._generate(self.branch, author, left, sampling, self.context)
+                    said = self._generate(self.branch, author, left, sampling, self.context, heard)
                 text, ids, ended = text + said.text, ids + said.ids, said.ended
                 logprobs = None if logprobs is None or said.logprobs is None else logprobs + said.logprobs
                 first = first or said.first
@@ -169,11 +179,11 @@ class Chain:
         self._pending = None
         tokens = sum([made.completion_tokens for made in calls])
         budget = min(max_tokens, begun.room)
-        written = Chunk(author.name, text, ids, ended, begun.start, budget, logprobs, first)
+        written = Chunk(author.name, text, ids, ended, begun.start, budget, logprobs, first, tokens)
         chunk = self._add(written, tokens, tuple(calls))
         # Not what is left: a character torn at the end was taken back, which leaves room for a piece of it.
         if self.ending is None and tokens >= begun.room:
-            self.ending = "context"
+            self.ending = self._full
         return chunk
 
     def begin(self, author: Role, max_tokens: int, **sampling: Any) -> None:
@@ -198,7 +208,7 @@ class Chain:
         self.branch.keep(chunk.start)
         self.chunks.remove(chunk)
         self.scores.pop(chunk.start, None)
-        self._answers, self.ending = len(boxes(self.text)), None
+        self._answers, self.ending, self._stop_at = len(boxes(self.text)), None, None
         self.account.let_go(chunk, reason, self.sample, self.turn)
 
     def trim(self, chunk: Chunk, suffix: str) -> None:
@@ -221,6 +231,7 @@ class Chain:
     def end_turn(self) -> bool:
         """Counts the turn; True if the chain is complete."""
         self.turn, self.attempt = self.turn + 1, 0
+        self._settle()
         return self.ending is not None
 
     # --- judging ----------------------------------------------------------------------------------------------
@@ -338,23 +349,37 @@ class Chain:
     @property
     def answer(self) -> str | None:
         """The last answer in its text, if there is one; a chain that came to its own end may have stated it unboxed."""
-        ended = bool(self.chunks) and self.chunks[-1].ended
-        return stated_answer(self.text) if ended else final_answer(self.text)
+        came_to_its_end = self.ending == "stop" or (bool(self.chunks) and self.chunks[-1].ended)
+        text = self.text[: self._stop_at]
+        return stated_answer(text) if came_to_its_end else final_answer(text)
+
+    @property
+    def full(self) -> bool:
+        """Whether nothing more may be written, for want of room or since it came to a stop sequence."""
+        return self.ending in ("context", "length", "stop")
+
+    @property
+    def tokens(self) -> int:
+        """How many its authors' runtimes counted."""
+        return sum([chunk.tokens for chunk in self.chunks])
 
     def room(self) -> int:
-        """Tokens after which the chain can still be sent to every runtime, one kept for an end token."""
+        """Tokens that the chain may still have: as many as it was asked to, and as leave it so that it can be sent to
+        every runtime, one kept for an end token."""
         transcript = self.branch.transcript
-        return min(
+        context = min(
             role.engine.limits.longest_prompt - 1 - transcript.tokens(role.engine.codec)
             - self.context.extra(role.engine)
             for role in self.roles.all
         )  # fmt: skip
+        return context if self.context.tokens is None else min(context, self.context.tokens - self.tokens)
 
     def finish(self, stopped: bool) -> ChainEvent:
         """Closes the chain. One that was `stopped` has no answer."""
         ending: Ending = "stopped" if stopped else self.ending or "turns"
+        self._settle(ending)
         event = ChainEvent(
-            question=self.question.id, sample=self.sample, text=self.text,
+            question=self.question.id, sample=self.sample, text=self.text[: self._stop_at],
             answer=None if stopped else self.answer, ending=ending, turns=self.turn,
             take_overs=self.take_overs, rating=self.rating, started=self.started, ended=time.time(),
         )  # fmt: skip
@@ -377,14 +402,56 @@ class Chain:
 
     # --- inside -----------------------------------------------------------------------------------------------
 
+    @property
+    def _full(self) -> Ending:
+        """Which of its limits a chain without room has come to."""
+        return "context" if self.context.tokens is None or self.tokens < self.context.tokens else "length"
+
+    def _stops(self, text: str, before: int = 0) -> int | None:
+        """Where in `text` a stop sequence begins, the first one, that ends after `before`."""
+        found = [text.find(stop, max(0, before - len(stop) + 1)) for stop in self.context.stop]
+        return min((at for at in found if at >= 0), default=None)
+
+    def _cut(self) -> None:
+        """Takes off what begins with the stop sequence that it came to."""
+        at, self._stop_at = self._stop_at, None
+        while at is not None and self.chunks:
+            chunk = self.chunks[-1]
+            begin = len(self.text) - len(chunk.text)
+            if begin < at:
+                self.trim(chunk, chunk.text[at - begin :])
+                break
+            self.drop(chunk, "stopped")
+
+    def _settle(self, over: Ending | None = None) -> None:
+        """Nobody takes its text back any more."""
+        if self.context.watch is not None:
+            self.context.watch(Settled(self.sample, tuple(self.chunks), self.text[: self._stop_at], over))
+
+    def _live(self) -> Callable[[str], None]:
+        """Tells the watch of what is written from here on, piece by piece."""
+        watch, text, chunks = self.context.watch, self.text, tuple(self.chunks)
+        assert watch is not None
+
+        def hear(piece: str) -> None:
+            nonlocal text
+            text += piece
+            watch(Settled(self.sample, chunks, text[: self._stops(text)]))
+
+        return hear
+
     def _generate(
-        self, branch: Branch, author: Role, max_tokens: int, sampling: dict[str, Any], context: Context
-    ) -> Generation:
+        self, branch: Branch, author: Role, max_tokens: int, sampling: dict[str, Any], context: Context,
+        heard: Callable[[str], None] | None = None,
+    ) -> Generation:  # fmt: skip
         """On a branch that was named when it was begun: by the time it runs the chain may have become another."""
         params = {"max_tokens": max_tokens, **sampling}
+        if self.context.stop:
+            mine = sampling.get("stop", branch.stop)
+            params["stop"] = [*((mine,) if isinstance(mine, str) else mine or ()), *self.context.stop]
         if author is not self.roles.writer:
             context = replace(context, logprobs=None)
-        generation = branch.generate(author.engine, context, params, next(self._seeds))
+        generation = branch.generate(author.engine, context, params, next(self._seeds), heard)
         if generation.aborted:
             raise ChainAborted(f"chain {self.sample}: stopped", generation.spent)
         return generation
@@ -415,7 +482,7 @@ class Chain:
     def _copy(self, other: Chain) -> None:
         self.ending, self.rating = other.ending, other.rating
         self.chunks, self.scores = list(other.chunks), dict(other.scores)
-        self._answers = other._answers
+        self._answers, self._stop_at = other._answers, other._stop_at
 
     def _add(self, chunk: Chunk, tokens: int, calls: tuple[Call, ...]) -> Chunk:
         self.chunks.append(chunk)
@@ -428,12 +495,16 @@ class Chain:
         )  # fmt: skip
         # A box is complete only with its brace.
         answers = len(boxes(self.text)) if "}" in chunk.text else self._answers
-        if chunk.ended:
+        if chunk.author != PROGRAM and self.context.stop:
+            self._stop_at = self._stops(self.text, len(self.text) - len(chunk.text))
+        if self._stop_at is not None:
+            self.ending = "stop"
+        elif chunk.ended:
             self.ending = "answered" if answers else "ended"
         elif answers > self._answers and not self.branch.endless:
             self.ending = "answered"
         elif self.room() <= 0:
-            self.ending = "context"
+            self.ending = self._full
         self._answers = answers
         return chunk
 

@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 
 from a1_sgl.engine import NOWHERE, Engine, Ids, Request, Route, Scope
+from a1_sgl.types import Watch
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Context:
         priority: of its requests, as in `Request`.
         logprobs: what is asked of the writer's generations beside their text, as in `Request`.
         losses: whether verdicts tell the target's loss of every token.
+        tokens, stop, watch: the chain's own limit, stop sequences and watch, as in `Query`.
     """
 
     scope: Scope
@@ -31,6 +33,9 @@ class Context:
     priority: int | None = None
     logprobs: int | None = None
     losses: bool = False
+    tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    watch: Watch | None = None
 
     def request(self, engine: Engine, ids: Ids) -> Request:
         """The request for `ids` on `engine`."""

@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 from sglang.lang.interpreter import ProgramState
 
 from a1_sgl import answers
-from a1_sgl.engine import Route, Scope, wait
+from a1_sgl.engine import Codec, Route, Scope, wait
 from a1_sgl.errors import A1Error, ChainAborted, ConfigError, RuntimeFault, told
 from a1_sgl.session.account import Account
 from a1_sgl.session.auditor import Auditor
@@ -31,6 +31,7 @@ from a1_sgl.types import (
     Event,
     LostEvent,
     PromptEvent,
+    Question,
     Result,
     calls_of,
 )
@@ -73,7 +74,8 @@ class Group:
         self._keys: dict[int, asyncio.Task[str]] = {}
         self._auditor = Auditor(find_audit(query.audit), self._account, self._scope, query.seed)
         self._context = Context(
-            self._scope, Route(query.question.id), query.question.images, logprobs=query.logprobs, losses=query.losses
+            self._scope, Route(query.question.id), query.question.images, logprobs=query.logprobs, losses=query.losses,
+            tokens=query.chain_tokens, stop=query.chain_stop, watch=query.watch,
         )  # fmt: skip
         self._prompt = Transcript()
         self._begin()
@@ -233,9 +235,9 @@ class Group:
 
     def _begin(self) -> None:
         """Renders the prompt for every runtime and has it computed there, all at once."""
-        roles, messages = self._backend.roles, self.query.question.messages
+        roles, question = self._backend.roles, self.query.question
         codecs = {role.engine.codec.key: role.engine.codec for role in roles.all}
-        texts = {key: codec.render(messages) for key, codec in codecs.items()}
+        texts = {key: prompt(codec, question) for key, codec in codecs.items()}
         self._state += texts[roles.writer.engine.codec.key]
         known = {key: codec.encode(texts[key], first=True) for key, codec in codecs.items()}
         self._prompt = Transcript().plus(self._state.text(), known)
@@ -266,10 +268,12 @@ class Group:
 
     def _chain(self, number: int, account: Account, name: object) -> Chain:
         context = self._context.within(Scope(self._scope), str(name))
+        if account is not self._account:  # written for the gate alone
+            context = replace(context, watch=None)
         return Chain(
             self.query.question, number, self._backend.roles, context, account,
             lambda: Branch(self._state, self._prompt), len(self._prompt.pieces),
-            seeds(self.query.seed, self.query.question.id, name), self._forks, self._auditor,
+            seeds(self.query.seed, self.query.seeded_by or self.query.question.id, name), self._forks, self._auditor,
         )  # fmt: skip
 
     def _admit(self, body: Callable[[Any], T], items: Sequence[Any]) -> list[T]:
@@ -330,6 +334,17 @@ class Group:
             )
         )
         return result
+
+
+def prompt(codec: Codec, question: Question) -> str:
+    """What a model is sent of a question.
+
+    Raises:
+        ConfigError: as `Codec.render`.
+    """
+    if question.prompt is not None:
+        return codec.begun(question.prompt)
+    return codec.render(question.messages, question.tools)
 
 
 class _Late:

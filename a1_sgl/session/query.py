@@ -9,7 +9,7 @@ from a1_sgl.answers import GRADERS
 from a1_sgl.arguments import check_listener
 from a1_sgl.errors import ConfigError
 from a1_sgl.session.audits import find_audit
-from a1_sgl.types import Listener, Question
+from a1_sgl.types import Listener, Question, Watch
 from a1_sgl.voting import find_vote
 
 
@@ -31,6 +31,13 @@ class Query:
         logprobs: whether the writer's runtime is asked for the log-probabilities of what it writes, as in
             `a1_sgl.engine.Request`. A `Program` asks for what its gate's first stage and its `score` need.
         losses: whether verdicts tell the target's loss of every token, and not of the chunk alone.
+        chain_tokens: most tokens of a chain, all of its chunks together as the runtimes count them; it then ends with
+            ``length``. None leaves it to the program.
+        chain_stop: strings at which a chain ends, wherever they come; it then ends with ``stop``, and its text before
+            the string. They are not what ends a chunk.
+        seeded_by: what the seeds of its generations are drawn by beside `seed`; None is the question's id. Whoever
+            gives a question that is asked again a new id keeps its seeds so.
+        watch: told of what is settled of each chain, at the end of each turn and while a writer writes what will stay.
     """
 
     question: Question
@@ -43,6 +50,10 @@ class Query:
     seed: int | None = None
     logprobs: int | None = None
     losses: bool = False
+    chain_tokens: int | None = None
+    chain_stop: tuple[str, ...] = ()
+    seeded_by: str | None = None
+    watch: Watch | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if not self.samples:
@@ -59,6 +70,10 @@ class Query:
         find_audit(self.audit)
         if self.grader not in GRADERS:
             raise ConfigError(f"unknown grader {self.grader!r}; known: {', '.join(GRADERS)}")
+        if self.chain_tokens is not None and self.chain_tokens < 1:
+            raise ConfigError(f"a chain has at least one token, not {self.chain_tokens}")
+        if isinstance(self.chain_stop, str) or not all(self.chain_stop):
+            raise ConfigError(f"a chain ends at strings that are not empty, given as a list, not {self.chain_stop!r}")
 
     @property
     def chains(self) -> int:

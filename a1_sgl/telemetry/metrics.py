@@ -119,6 +119,10 @@ class Metrics(Collector):
         elif not isinstance(event, PromptEvent | CalibrationEvent | DropEvent | AuditEvent):  # may come after the end
             self._open.add((event.question, event.sample))
 
+    def over(self, question: str) -> None:
+        """Nothing more is heard of a question: chains of it that did not end were stopped from outside."""
+        self._open -= {name for name in self._open if name[0] == question}
+
     def collect(self) -> Iterator[Metric]:
         """As prometheus_client asks for them."""
         requests = list(self._requests.items())  # another thread may add to them meanwhile

@@ -27,7 +27,7 @@ def python(code):
 def test_help_and_lists_import_nothing_heavy():
     lists = ["programs", "recipes", "tasks", "gates", "scores", "votes"]
     helps = ["eval", "calibrate", "certify", "bench", "bench rho", "solve", "replay", "compare", "report", "grade",
-             "timeline", "launch", "launch start", "doctor", "demo", "tasks show", "simulate", "simulate fit",
+             "timeline", "launch", "launch start", "doctor", "demo", "serve", "tasks show", "simulate", "simulate fit",
              "simulate check", "simulate plan"]  # fmt: skip
     commands = ["--help", "--version", *lists, *(f"{one} --json" for one in lists), *(f"{one} --help" for one in helps)]
     done = python(SCRIPT.format(commands=commands, heavy=HEAVY))
