@@ -89,6 +89,8 @@ def specs(recipe: Recipe, devices: Sequence[Device]) -> list[Spec]:
         for worker, port in enumerate(ports):
             name = role if part.workers == 1 and part.gateway is None else f"{role}-{worker}"
             flags, mine = part.arguments, part.of(worker) if devices else ()
+            if part.gateway is not None and "stream-interval" not in part.flags:
+                flags = ("--stream-interval", "128", *flags)  # the gateway drops that wish from requests
             if len(mine) > 1:
                 flags = ("--tp-size", str(len(mine)), *flags)
             if part.memory is not None and mine:

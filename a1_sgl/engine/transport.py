@@ -5,7 +5,7 @@ What fails in passing loses nothing and slows the run down:
 - a runtime that cannot be reached opens the circuit: requests wait, one probe asks whether it is back;
 - 429 and 503 are waited out, as long as ``Retry-After`` says where it does, and lower the limit of requests in flight;
 - a cut connection, silence, a server error or an unusable answer is repeated under a fresh request id with growing
-  pauses, the old one being aborted.
+  pauses, the old one being aborted; silence lowers the limit too, since who has too much to do says nothing either.
 
 `Settings.patience` bounds the waiting for a runtime, `Settings.attempts` how often one request may be answered badly.
 """
@@ -103,7 +103,8 @@ class _Told(Exception):
 
 
 class Limit:
-    """At most so many requests in flight: halved when the runtime refuses one, and one more for each round of answers.
+    """At most so many requests in flight: halved when the runtime refuses one or says nothing to it, and one more for
+    each round of answers.
 
     First come, first served.
     """
@@ -144,9 +145,9 @@ class Limit:
             self.now = min(self.most, self.now + 1 / self.now)
             self._admit()
 
-    def refused(self) -> None:
-        """The runtime, or this machine, does not; what else was refused in the same second is the same refusal."""
-        if (now := time.monotonic()) - self._lowered > 1:
+    def refused(self, within: float = 1.0) -> None:
+        """The runtime, or this machine, does not; what else was refused `within` these seconds is the same refusal."""
+        if (now := time.monotonic()) - self._lowered > within:
             self.now, self._lowered = max(1.0, min(self.now, self.busy) / 2), now
 
     def _admit(self) -> None:
@@ -515,6 +516,7 @@ class Transport:
             self._lost(error)
             raise _Passing(f"{self}: /generate failed ({_plainly(error)}); is the runtime up?", bad=False) from error
         except TimeoutError as error:
+            self.limit.refused(self.settings.silence)
             raise _Passing(f"{self}: /generate gave no answer within {self.settings.silence:g} s", bad=True) from error
         except (aiohttp.ClientError, OSError) as error:
             raise _Passing(f"{self}: /generate failed ({_named(error)}); is the runtime up?", bad=False) from _cause(

@@ -99,6 +99,7 @@ def test_a_generation_that_may_be_long_is_the_same_in_pieces(target, questions, 
     """Beyond a length it is asked for in pieces, so that silence is told from length."""
     prompt = target.codec.encode(target.codec.render(questions[0].messages))
     sampling = {"max_new_tokens": 300, "temperature": 0.0}
+    monkeypatch.setattr(sglang, "_STREAMED", 1000)
     short = wait(target.generate(request(prompt), sampling))
     monkeypatch.setattr(sglang, "_STREAMED", 100)
     monkeypatch.setattr(sglang, "_PIECE", 16)

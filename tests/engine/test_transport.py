@@ -710,6 +710,18 @@ def test_the_limit_halves_and_grows_by_one_a_round():
     assert most == 64
 
 
+def test_silence_lowers_the_limit_once_in_its_own_time(server, connect):
+    """A runtime that has more to do than it can answers nobody: who then sends as much again never gets an answer."""
+    server.script = [deaf] * 8
+    transport = connect(server, silence=1.0)
+
+    async def all_of_them():
+        return await asyncio.gather(*(call(transport) for _ in range(8)))
+
+    assert [found.text for found, _ in wait(all_of_them())] == ["done"] * 8
+    assert 4 <= transport.limit.now < 8, "half of the eight that were in flight, and what the answers gave back"
+
+
 def test_the_limit_never_falls_below_one():
     limit = Limit(4)
     for _ in range(5):

@@ -222,6 +222,7 @@ def test_a_gateway_comes_after_its_workers_and_is_what_the_role_is_found_by():
     assert (gateway.role, gateway.policy, gateway.after) == ("target", "manual", ("target-0", "target-1"))
     assert gateway.urls == tuple(f"http://127.0.0.1:{worker.port}" for worker in workers)
     assert {worker.role for worker in workers} == {"target worker"}
+    assert all("--stream-interval" in worker.flags for worker in workers)  # which the gateway drops from requests
     command = gateway.command(30_000, gpu=True)
     assert command[command.index("--worker-urls") + 1 :][:2] == list(gateway.urls)
 
