@@ -119,9 +119,10 @@ class Recent:
 
         def hear(event: Event) -> None:
             self._count(event)
-            if isinstance(event, PromptEvent | CalibrationEvent | AuditEvent) or (
-                sample := getattr(event, "sample", None)
-            ) is None:
+            if (
+                isinstance(event, PromptEvent | CalibrationEvent | AuditEvent)
+                or (sample := getattr(event, "sample", None)) is None
+            ):
                 return
             key = (event.question, sample)
             if (chain := self._open.get(key)) is None:
