@@ -146,7 +146,7 @@ def _settings(host: str, allowed: list[str] | None, **limits: object) -> Setting
     if limits["reasoning"] not in (None, "think", "open", "none"):
         raise ConfigError(f"--reasoning is think, open or none, not {limits['reasoning']!r}")
     local = host in LOOPBACK or host.startswith("127.")
-    hosts = {*LOOPBACK, host, *(allowed or ())} if local else set(allowed or ()) and {host, *(allowed or ())}
+    hosts = {*LOOPBACK, host, *(allowed or ())} if local else set(allowed or ()) and {*LOOPBACK, host, *(allowed or ())}
     return Settings(hosts=tuple(name.lower() for name in hosts) or None, **limits)  # type: ignore[arg-type]
 
 

@@ -202,7 +202,7 @@ function alarm(one) {
 }
 
 function certificate(one) {
-  if (one === null) return ["the card has none, or there is no card"];
+  if (one === null) return [told.card ? "the card has none" : "none, and no card"];
   if (!one.covered) return ["does not speak of the default: " + one.apart.join(", ") + " differ", "bad-text"];
   return ["at most " + level(one.epsilon) + " of such questions lost, with probability " + level(1 - one.delta) +
     "; of the default and questions like the certificate's", "good-text"];

@@ -12,6 +12,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ class Live:
                 "chains": service.metrics.runs.chains_in_flight,
             },
             "gates": [self._gate(level) for level in levels],
-            "certificate": self._certificate(),
+            "card": service.gates.kind.card is not None, "certificate": self._certificate,
             "runtimes": self._runtimes(),
             "window": WINDOW,
             "requests": self._requests(),
@@ -108,6 +109,7 @@ class Live:
             "scores": level.scores, "alarm": alarm,
         }  # fmt: skip
 
+    @cached_property
     def _certificate(self) -> dict[str, Any] | None:
         """Which fields keep it from speaking of the default, without their values: some are paths."""
         if (standing := self._service.standing()) is None:
