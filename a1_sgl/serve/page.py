@@ -53,6 +53,7 @@ class Live:
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        exact_interval(0, 1)  # scipy.stats takes a while to import, for which the loop would stand still later
         self._told: dict[str, Any] = {}
         self._at = -math.inf
         self._rates: dict[tuple[str, float], tuple[tuple[int, int], dict[str, Any]]] = {}

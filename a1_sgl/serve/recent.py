@@ -88,8 +88,9 @@ class Written:
             tokens[author] += count
         return {
             "model": self.model, "sample": self.sample, "of": self.of, "started": self.started,
-            "seconds": self.seconds, "ending": self.ending, "tokens": dict(sorted(tokens.items())), "take_overs": self.take_overs,
-            "dropped": self.dropped, "chunks": [list(one) for one in self.chunks], "later": dict(self.later),
+            "seconds": self.seconds, "ending": self.ending, "tokens": dict(sorted(tokens.items())),
+            "take_overs": self.take_overs, "dropped": self.dropped, "chunks": [list(one) for one in self.chunks],
+            "later": dict(self.later),
         }  # fmt: skip
 
     def _take_out(self, author: str, tokens: int) -> None:

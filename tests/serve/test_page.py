@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +16,7 @@ from a1_sgl.engine.protocol import Load
 from a1_sgl.engine.scope import Scope
 from a1_sgl.engine.transport import Transport
 from a1_sgl.errors import ChainAborted
+from a1_sgl.serve import page
 from a1_sgl.serve.gate import Kind
 from a1_sgl.serve.keys import Entry, Keys
 from a1_sgl.serve.metrics import FIRST
@@ -31,6 +31,12 @@ SHAPES = [(width, scheme) for width in (1280, 390) for scheme in ("light", "dark
 KEY = "a-key-of-sixteen-and-more"
 
 
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch):
+    """What is told is what is, to the moment."""
+    monkeypatch.setattr(page, "FRESH", 0.0)
+
+
 # --- what it is told ----------------------------------------------------------------------------------------------
 
 
@@ -41,7 +47,6 @@ def test_what_is_told_is_what_the_gate_and_the_metrics_say(serving):
     server.lines()
     server.post(messages=[{"role": "user", "content": "q"}], model="a1", a1={"alpha": 0.2})
     assert server.post(model="nobody").status_code == 404
-    time.sleep(0.6)  # what was told within this time is told again
     told = server.http.get("/live").json()
     (first, second), level = told["gates"], server.service.gates.levels[0]
     assert (first["alpha"], second["alpha"]) == (0.4, 0.2)
@@ -64,6 +69,14 @@ def test_what_is_told_is_what_the_gate_and_the_metrics_say(serving):
     ]  # fmt: skip
     assert told["runtimes"][0]["tokens_a_second"] > 0
     assert len(told["chains"]) == 6
+
+
+def test_many_pages_cost_as_much_as_one(serving, monkeypatch):
+    monkeypatch.setattr(page, "FRESH", 1e9)
+    server = serving()
+    before = server.http.get("/live").content
+    server.post()
+    assert server.http.get("/live").content == before
 
 
 def test_a_threshold_that_is_never_reached_is_told(serving):
@@ -276,7 +289,6 @@ def server(serving):
     made.lines(model="target")
     made.post(a1={"alpha": 0.2})
     made.post(model="nobody")
-    time.sleep(0.6)
     return made
 
 
