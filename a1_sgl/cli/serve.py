@@ -89,6 +89,7 @@ def serve(
     from a1_sgl.launch.pocket import PAIRS, card_path
     from a1_sgl.serve import Service
     from a1_sgl.serve.keys import Keys
+    from a1_sgl.serve.page import routes
     from a1_sgl.serve.requests import Defaults, Options
     from a1_sgl.serve.running import running
 
@@ -132,7 +133,7 @@ def serve(
             pair, kind, settings=settings, keys=taken, defaults=usual, state=gate_state or runtimes.state / "serve",
             grader=grader or "math", allow_mismatch=tuple(allow_mismatch or ()),
         )  # fmt: skip
-        with running(service, host, port, cert=tls_cert, key=tls_key) as server:
+        with running(service, host, port, cert=tls_cert, key=tls_key, pages=[routes(service)]) as server:
             _say(service, server.url, card)
             server.wait()
     console.print("stopped; the gate is saved")
@@ -145,7 +146,7 @@ def _settings(host: str, allowed: list[str] | None, **limits: object) -> Setting
     if limits["reasoning"] not in (None, "think", "open", "none"):
         raise ConfigError(f"--reasoning is think, open or none, not {limits['reasoning']!r}")
     local = host in LOOPBACK or host.startswith("127.")
-    hosts = {*LOOPBACK, host, *(allowed or ())} if local else set(allowed or ()) and {host, *(allowed or ())}
+    hosts = {*LOOPBACK, host, *(allowed or ())} if local else set(allowed or ()) and {*LOOPBACK, host, *(allowed or ())}
     return Settings(hosts=tuple(name.lower() for name in hosts) or None, **limits)  # type: ignore[arg-type]
 
 
@@ -197,6 +198,7 @@ def _say(service: Service, url: str, card: Card | None) -> None:
     """Where it is and what it has."""
     console.print(f"serving at {url}/v1, e.g. OpenAI(base_url='{url}/v1', api_key='...')", highlight=False)
     start = f"from {len(card.scores):,} scores of its card" if card is not None else common.NO_CARD
+    console.print(f"what it does now: {url}/", highlight=False)
     kind = service.gates.kind
     console.print(f"gate: {kind.name} at alpha {kind.alpha:g}, {start}", highlight=False, soft_wrap=True, markup=False)
     if service.keys.open:

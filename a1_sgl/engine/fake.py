@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from a1_sgl.engine.codec import Codec
-from a1_sgl.engine.protocol import Capabilities, Generation, Identity, Ids, Limits, Request, Scores, Spent
+from a1_sgl.engine.protocol import Capabilities, Generation, Identity, Ids, Limits, Load, Request, Scores, Spent
 from a1_sgl.errors import ChainAborted, RuntimeFault
 
 T = TypeVar("T")
@@ -148,6 +148,11 @@ class FakeEngine:
         self._under_way: set[Callable[[], None]] = set()
         self._remember, self._caches = remember, cache
         self._cache: set[int] = set()
+
+    @property
+    def load(self) -> Load:
+        """What it has to do; nothing waits."""
+        return Load(self.running, 0)
 
     # --- requests ---------------------------------------------------------------------------------------------
 

@@ -163,6 +163,20 @@ class Identity:
     parameters: int | None = None
 
 
+class Load(NamedTuple):
+    """What one runtime has to do for this process. An engine that can tell it has it as its `load`.
+
+    Attributes:
+        under_way: requests that were sent and are not answered.
+        waiting: those that wait here: for a place among these, for a pause to pass, or for the runtime to come back.
+        most: of those under way; less than was asked for while the runtime refuses some. None is no limit.
+    """
+
+    under_way: int
+    waiting: int
+    most: int | None = None
+
+
 class Engine(Protocol):
     """A runtime, or several behind one contract.
 

@@ -19,7 +19,7 @@ from a1_sgl.engine import answers
 from a1_sgl.engine.answers import Answer, Unusable
 from a1_sgl.engine.codec import Codec
 from a1_sgl.engine.gateway import Worker
-from a1_sgl.engine.protocol import Capabilities, Generation, Identity, Limits, Request, Scores, Spent
+from a1_sgl.engine.protocol import Capabilities, Generation, Identity, Limits, Load, Request, Scores, Spent
 from a1_sgl.engine.scope import Scope
 from a1_sgl.engine.transport import Settings, Transport
 from a1_sgl.errors import ChainAborted, ConfigError, RuntimeFault
@@ -113,6 +113,11 @@ class SGLang:
     def available(self) -> bool:
         """False while it is known to be down."""
         return self._transport.available
+
+    @property
+    def load(self) -> Load:
+        """What it has to do for this process."""
+        return self._transport.load
 
     @property
     def transport(self) -> Transport:

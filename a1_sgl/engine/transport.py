@@ -42,7 +42,7 @@ from a1_sgl.engine import gateway
 from a1_sgl.engine.answers import Unusable, json, said
 from a1_sgl.engine.gateway import Worker
 from a1_sgl.engine.loop import loop, submit
-from a1_sgl.engine.protocol import NOWHERE, Ids, Route
+from a1_sgl.engine.protocol import NOWHERE, Ids, Load, Route
 from a1_sgl.engine.scope import Scope
 from a1_sgl.errors import ChainAborted, ConfigError, RuntimeFault
 
@@ -273,6 +273,12 @@ class Transport:
     def available(self) -> bool:
         """False while the circuit is open."""
         return self._down is None
+
+    @property
+    def load(self) -> Load:
+        """What is under way and what waits."""
+        busy = self.limit.busy
+        return Load(busy, max(0, len(self._flights) - busy), int(self.limit.now))
 
     # --- requests ---------------------------------------------------------------------------------------------
 

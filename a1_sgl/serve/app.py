@@ -29,13 +29,15 @@ ABORT = "a1.abort"
 """Where a connection's scope has what ends it at once, read or not."""
 GONE = 499
 """What counts as the status of a request whose client went away before it was answered."""
+CLOSED = ("/metrics", "/live")
+"""Routes besides ``/v1/`` that want a key, where there are keys."""
 
 
 def create_app(service: Service, pages: Sequence[APIRouter] = ()) -> FastAPI:
     """The application.
 
     Args:
-        pages: more routes, such as a page at ``/``; they are open, as ``/health`` is, unless `Guard` is told of them.
+        pages: more routes, such as a page at ``/``; they are open, as ``/health`` is, unless `CLOSED` has them.
     """
     app = FastAPI(
         title="a1 serve", version=__version__, docs_url=None, redoc_url=None,
@@ -250,7 +252,7 @@ class Guard:
             self._service.metrics.request(path if path in self._routes else "other", status or GONE)
 
     def _owner(self, path: str, authorization: str | None) -> Owner | None:
-        if path.startswith("/v1/") or path == "/metrics":
+        if path.startswith("/v1/") or path in CLOSED:
             return self._service.keys.owner(authorization)
         return None
 

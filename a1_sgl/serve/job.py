@@ -172,6 +172,7 @@ class Job:
                 late.cancel()
             for index in range(plan.n):
                 self._service.metrics.runs.over(self._name(index))
+                self._service.recent.over(self._name(index))
             self.finished = time.monotonic()
             self._choices = []  # what is kept for a retry is what it is told
             self._owner.running -= 1
@@ -203,9 +204,10 @@ class Job:
             if not before and choice.begun:
                 self._notify()
 
+        told = self._service.recent.listener(plan.model.id, plan.chains)
         state = await plan.model.program.arun(
             question=question, samples=plan.chains, backend=plan.backend, gate=plan.gate,
-            listener=each(self._service.metrics.runs, hear), seed=plan.seed, seeded_by=f"answer {choice.index}",
+            listener=each(self._service.metrics.runs, told, hear), seed=plan.seed, seeded_by=f"answer {choice.index}",
             chain_tokens=plan.tokens, chain_stop=plan.stop, watch=choice.watch, **plan.settings,
         )  # fmt: skip
         answer = choice.finish(state.ret_value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -13,6 +13,9 @@ from prometheus_client.registry import Collector
 from a1_sgl.serve.gate import TURNS, Gates
 from a1_sgl.telemetry import Metrics
 from a1_sgl.telemetry.metrics import SECONDS
+
+FIRST = 1000
+"""Streams whose time to the first token is kept as it was, beside the histogram: the last ones."""
 
 
 class ServerMetrics(Collector):
@@ -29,6 +32,7 @@ class ServerMetrics(Collector):
         self._requests: Counter[tuple[str, str]] = Counter()
         self._first = [0] * (len(SECONDS) + 1)
         self._first_sum = 0.0
+        self.first_tokens: deque[float] = deque(maxlen=FIRST)
         self.registry = CollectorRegistry()
         self.runs = Metrics(
             gates.kind.name, alarms=lambda: sum(one.alarms for one in gates.levels), registry=self.registry
@@ -39,10 +43,16 @@ class ServerMetrics(Collector):
         """A request was answered."""
         self._requests[route, str(status)] += 1
 
+    @property
+    def requests(self) -> dict[tuple[str, str], int]:
+        """How many were answered, by route and status."""
+        return dict(self._requests)
+
     def first(self, seconds: float) -> None:
         """A stream's first token was shown so long after its request came."""
         self._first[bisect_left(SECONDS, seconds)] += 1
         self._first_sum += seconds
+        self.first_tokens.append(seconds)
 
     def text(self) -> bytes:
         """As Prometheus asks for it."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from a1_sgl.conformal import Card
+from a1_sgl.conformal.certificate import Standing
 from a1_sgl.errors import ConfigError
 from a1_sgl.evals.environment import fingerprint, packages
 from a1_sgl.programs import stop_strings
@@ -22,6 +23,7 @@ from a1_sgl.serve.keys import Keys, Owner
 from a1_sgl.serve.metrics import ServerMetrics
 from a1_sgl.serve.models import Models
 from a1_sgl.serve.plan import Plan, plan
+from a1_sgl.serve.recent import Recent
 from a1_sgl.serve.refusals import Refusal
 from a1_sgl.serve.requests import Defaults, Effort, Request
 from a1_sgl.session import Backend
@@ -84,6 +86,7 @@ class Service:
         parameters, sampling, chunks: what requests are run with that say nothing: as the card was made, so that its
             scores are those of chunks like theirs.
         jobs: the work under way.
+        recent: the chains that were written last.
     """
 
     def __init__(
@@ -128,6 +131,7 @@ class Service:
         except ValueError as error:
             raise ConfigError(str(error)) from error
         self.jobs: set[Job] = set()
+        self.recent = Recent()
         self.metrics = ServerMetrics(self.gates, lambda: len(self.jobs), self._certified({}))
         self.store: Store[Job] = Store()
         self.draining = False
@@ -244,8 +248,9 @@ class Service:
             self.gates.flush()
             self.store.sweep()
 
-    def _certified(self, changes: Mapping[str, Any], alpha: float | None = None) -> bool | None:
-        """Whether the card's certificate speaks of requests run so; None where it has none.
+    def standing(self, changes: Mapping[str, Any] | None = None, alpha: float | None = None) -> Standing | None:
+        """Whether the card's certificate speaks of requests that say nothing of their own, or of those with `changes`;
+        None where there is none.
 
         That the questions are drawn as those it was made on is for whoever asks to know.
         """
@@ -255,9 +260,13 @@ class Service:
         policy = {
             **certificate.policy, "models": self._protocol["models"], "packages": packages(), "gate": kind.name,
             "bank": kind.card.sha256, "alarm": None if kind.alarm == "warn" else kind.alarm, "grader": self.grader,
-            **changes,
+            **(changes or {}),
         }  # fmt: skip
-        return certificate.standing(policy, kind.alpha if alpha is None else alpha, []).covered
+        return certificate.standing(policy, kind.alpha if alpha is None else alpha, [])
+
+    def _certified(self, changes: Mapping[str, Any], alpha: float | None = None) -> bool | None:
+        found = self.standing(changes, alpha)
+        return None if found is None else found.covered
 
 
 def _protocol(card: Card | None, backend: Backend, allow: tuple[str, ...]) -> dict[str, Any]:

@@ -123,6 +123,11 @@ class Metrics(Collector):
         """Nothing more is heard of a question: chains of it that did not end were stopped from outside."""
         self._open -= {name for name in self._open if name[0] == question}
 
+    @property
+    def chains_in_flight(self) -> int:
+        """Chains that were heard of and are not over."""
+        return len(self._open)
+
     def collect(self) -> Iterator[Metric]:
         """As prometheus_client asks for them."""
         requests = list(self._requests.items())  # another thread may add to them meanwhile

@@ -12,6 +12,7 @@ import pytest
 
 from a1_sgl.serve import Service, Settings
 from a1_sgl.serve.gate import Kind
+from a1_sgl.serve.page import routes
 from a1_sgl.serve.running import running
 from a1_sgl.session import Backend, Roles
 from a1_sgl.testing import FakeEngine
@@ -42,7 +43,7 @@ def serving():
                 **{k: v for k, v in more.items() if k in ours},
             )  # fmt: skip
             own = stack.enter_context(contextlib.ExitStack())
-            server = own.enter_context(running(service))
+            server = own.enter_context(running(service, pages=[routes(service)]))
             http = stack.enter_context(httpx.Client(base_url=server.url, timeout=60))
             client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=60)
             stack.callback(client.close)
