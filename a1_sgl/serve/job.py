@@ -54,13 +54,17 @@ class Job:
         self._answers: list[Answer] = []
         self._changed = asyncio.Event()
         self._scope = Scope()
-        self._why: Refusal | None = None
         self._listeners, self._started, self._shown = 0, time.monotonic(), False
         self._linger: asyncio.TimerHandle | None = None
         self._choices = [Choice(plan, index, partial(self._delta, index)) for index in range(plan.n)]
         self._task = asyncio.create_task(self._work())
 
     # --- listening --------------------------------------------------------------------------------------------
+
+    @property
+    def _told(self) -> bool:
+        """Whether there is no more to tell; of what was stopped the end may yet be to come."""
+        return self.finished is not None or self.failure is not None
 
     @property
     def failed(self) -> bool:
@@ -92,9 +96,9 @@ class Job:
             self.stop(gone)
 
     def stop(self, why: Refusal) -> None:
-        """Aborts every chain on both runtimes; whoever listens is told why."""
-        if self.finished is None and self._why is None:
-            self._why = why
+        """Aborts every chain on both runtimes; whoever listens is told why at once, however long that takes."""
+        if self.finished is None and self.failure is None:
+            self._failed(why)
             self._scope.stop()
 
     async def ended(self) -> None:
@@ -110,7 +114,7 @@ class Job:
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self.finished is None and not all(one.begun for one in self._choices):
+                while not self._told and not all(one.begun for one in self._choices):
                     await self._change()
         if self.failure is not None and not self._shown:
             raise self.failure
@@ -121,7 +125,7 @@ class Job:
         Raises:
             Refusal: there is none.
         """
-        while self.finished is None:
+        while not self._told:
             await self._change()
         if self.failure is not None:
             raise self.failure
@@ -135,7 +139,7 @@ class Job:
             while at < len(self._frames):
                 at += 1
                 yield self._frames[at - 1]
-            if self.finished is not None:
+            if self._told:
                 return
             try:
                 async with asyncio.timeout(keep_alive):
@@ -157,6 +161,8 @@ class Job:
             )  # fmt: skip
             with stopping(self._scope):
                 await self._all([asyncio.create_task(self._answer(one)) for one in self._choices])
+            if self.failure is not None:  # stopped at the last moment
+                return
             gate = self._service.shown(plan)
             self.whole = self._response.whole(self._answers, gate)
             if plan.stream:
@@ -164,7 +170,8 @@ class Job:
                     self._frames.append(self._response.last(self._answers, gate))
                 self._frames.append(DONE)
         except BaseException as error:
-            self._fail(error)
+            if self.failure is None:
+                self._failed(self._said(error))
             if isinstance(error, asyncio.CancelledError):
                 raise
         finally:
@@ -210,12 +217,12 @@ class Job:
         )  # fmt: skip
         answer = choice.finish(state.ret_value)
         self._answers.append(answer)
-        if plan.stream:
+        if plan.stream and self.failure is None:
             self._frames.append(self._response.delta(choice.index, {}, answer.finish, plan.usage))
             self._notify()
 
     def _delta(self, index: int, delta: dict[str, Any], said: bool = True) -> None:
-        if not self.plan.stream:
+        if not self.plan.stream or self.failure is not None:
             return
         if said and not self._shown:
             self._shown = True
@@ -223,16 +230,15 @@ class Job:
         self._frames.append(self._response.delta(index, delta, None, self.plan.usage))
         self._notify()
 
-    def _fail(self, error: BaseException) -> None:
-        self.failure = self._said(error)
+    def _failed(self, why: Refusal) -> None:
+        self.failure = why
         if self.plan.stream:
-            self._frames.append(frame(self.failure.body))
+            self._frames.append(frame(why.body))
+        self._notify()
 
     def _said(self, error: BaseException) -> Refusal:
         if isinstance(error, Refusal):
             return error
-        if self._why is not None:
-            return self._why
         if isinstance(error, ConfigError) and "/" not in str(error):  # a path, perhaps
             return wrong(first_line(error))
         if isinstance(error, RuntimeFault):
