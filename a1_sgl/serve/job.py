@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from a1_sgl.serve.refusals import Refusal, broken, unreachable, wrong
 from a1_sgl.serve.stream import Choice
 from a1_sgl.session.context import stopping
 from a1_sgl.telemetry import each
+from a1_sgl.types import Question
 
 if TYPE_CHECKING:
     from a1_sgl.serve.service import Service
@@ -51,6 +53,7 @@ class Job:
         self._service, self._owner, self._kept = service, owner, kept
         self._response = Response(request, plan.model.id, plan.chat)
         self._frames: list[bytes] = []
+        self._size = 0
         self._answers: list[Answer] = []
         self._changed = asyncio.Event()
         self._scope = Scope()
@@ -74,7 +77,7 @@ class Job:
     @property
     def size(self) -> int:
         """Bytes that it keeps for whoever joins."""
-        return sum(map(len, self._frames)) if self.plan.stream else 4 * sum(one.tokens for one in self._answers)
+        return self._size
 
     def join(self) -> None:
         """Somebody listens."""
@@ -164,11 +167,13 @@ class Job:
             if self.failure is not None:  # stopped at the last moment
                 return
             gate = self._service.shown(plan)
-            self.whole = self._response.whole(self._answers, gate)
             if plan.stream:
                 if plan.usage:
-                    self._frames.append(self._response.last(self._answers, gate))
-                self._frames.append(DONE)
+                    self._put(self._response.last(self._answers, gate))
+                self._put(DONE)
+            else:
+                self.whole = self._response.whole(self._answers, gate)
+                self._size = 4 * sum(one.tokens for one in self._answers)
         except BaseException as error:
             if self.failure is None:
                 self._failed(self._said(error))
@@ -180,7 +185,8 @@ class Job:
             for index in range(plan.n):
                 self._service.metrics.runs.over(self._name(index))
             self.finished = time.monotonic()
-            self._choices = []  # what is kept for a retry is what it is told
+            self._choices, self._answers = [], []  # what is kept for a retry is what it is told
+            self.plan = replace(plan, question=Question(id="", messages=()), tools=())
             self._owner.running -= 1
             self._service.jobs.discard(self)
             self._notify()
@@ -210,15 +216,17 @@ class Job:
             if not before and choice.begun:
                 self._notify()
 
+        # Asked for again: until its first question begins, the gate may have had to make room for others.
+        gate = None if plan.gate is None else self._service.gates.at(plan.gate.score, plan.gate.alpha)
         state = await plan.model.program.arun(
-            question=question, samples=plan.chains, backend=plan.backend, gate=plan.gate,
+            question=question, samples=plan.chains, backend=plan.backend, gate=gate,
             listener=each(self._service.metrics.runs, hear), seed=plan.seed, seeded_by=f"answer {choice.index}",
             chain_tokens=plan.tokens, chain_stop=plan.stop, watch=choice.watch, **plan.settings,
         )  # fmt: skip
         answer = choice.finish(state.ret_value)
         self._answers.append(answer)
         if plan.stream and self.failure is None:
-            self._frames.append(self._response.delta(choice.index, {}, answer.finish, plan.usage))
+            self._put(self._response.delta(choice.index, {}, answer.finish, plan.usage))
             self._notify()
 
     def _delta(self, index: int, delta: dict[str, Any], said: bool = True) -> None:
@@ -227,13 +235,17 @@ class Job:
         if said and not self._shown:
             self._shown = True
             self._service.metrics.first(time.monotonic() - self._started)
-        self._frames.append(self._response.delta(index, delta, None, self.plan.usage))
+        self._put(self._response.delta(index, delta, None, self.plan.usage))
         self._notify()
+
+    def _put(self, frame: bytes) -> None:
+        self._frames.append(frame)
+        self._size += len(frame)
 
     def _failed(self, why: Refusal) -> None:
         self.failure = why
         if self.plan.stream:
-            self._frames.append(frame(why.body))
+            self._put(frame(why.body))
         self._notify()
 
     def _said(self, error: BaseException) -> Refusal:
