@@ -217,6 +217,14 @@ def test_metrics_tell_of_requests_first_tokens_and_the_gate(serving):
         assert line in text, line
 
 
+def test_alphas_that_are_close_are_told_apart_in_metrics(serving):
+    server = serving(alpha=0.25)
+    server.post()
+    server.post(a1={"alpha": 0.25 + 1e-9})
+    names = [line.rpartition(" ")[0] for line in server.http.get("/metrics").text.splitlines() if line[0] != "#"]
+    assert len(set(names)) == len(names)
+
+
 def test_a_page_has_its_place(tmp_path):
     from fastapi import APIRouter
     from fastapi.testclient import TestClient
