@@ -46,11 +46,11 @@ def budget_forcing(
             left -= len(chunk.ids)
             chain.end_turn()
             thought = chunk.ended or chunk.text.endswith(end_of_thinking)
-            if not thought or left <= 0 or extension == extensions:
+            if not thought or chain.full or left <= 0 or extension == extensions:
                 break
             chain.trim(chunk, end_of_thinking)
             chain.append(wait)
-        if not chunk.ended and chunk.text.endswith(end_of_thinking):
+        if not chunk.ended and not chain.full and chunk.text.endswith(end_of_thinking):
             chain.draft(answer_tokens)
         if chain.answer is None and not chain.full:
             chain.append(answer_prompt)

@@ -108,7 +108,7 @@ def serve(
         deadline=time_limit, keep_alive=keep_alive, grace=grace, reasoning=reasoning, tool_parser=tool_parser,
     )  # fmt: skip
     taken = Keys.load(keys, os.environ.get(KEYS))
-    if settings.hosts is None and taken.open and not without_keys:
+    if not _local(host) and taken.open and not without_keys:
         raise ConfigError(
             f"--host {host} lets other machines ask, and there is no key; give --keys FILE, or --without-keys if "
             "everybody may"
@@ -139,14 +139,21 @@ def serve(
     console.print("stopped; the gate is saved")
 
 
+def _local(host: str) -> bool:
+    """Whether only this machine can reach what listens there."""
+    from a1_sgl.serve.running import LOOPBACK
+
+    return host in LOOPBACK or host.startswith("127.")
+
+
 def _settings(host: str, allowed: list[str] | None, **limits: object) -> Settings:
     from a1_sgl.serve import Settings
     from a1_sgl.serve.running import LOOPBACK
 
     if limits["reasoning"] not in (None, "think", "open", "none"):
         raise ConfigError(f"--reasoning is think, open or none, not {limits['reasoning']!r}")
-    local = host in LOOPBACK or host.startswith("127.")
-    hosts = {*LOOPBACK, host, *(allowed or ())} if local else set(allowed or ()) and {*LOOPBACK, host, *(allowed or ())}
+    known = {*LOOPBACK, host, *(allowed or ())}
+    hosts = known if _local(host) or allowed else set()
     return Settings(hosts=tuple(name.lower() for name in hosts) or None, **limits)  # type: ignore[arg-type]
 
 

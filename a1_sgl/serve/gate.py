@@ -207,7 +207,9 @@ class Level:
         self._note(["b", self.score, self.alpha, question])
 
     def end(self, question: Hashable) -> None:
-        """As in `Decider`."""
+        """As in `Decider`. Of a question that nobody has begun, nothing ends."""
+        if question not in self._held:
+            return
         self._held[question] -= 1
         if not self._held[question]:
             del self._held[question]
@@ -248,6 +250,7 @@ class Gates:
         self.kind, self._folder = kind, folder
         self._levels: OrderedDict[tuple[str, float], Level] = OrderedDict()
         self._journal: IO[bytes] | None = None
+        self._unwritten = bytearray()
         self._lock: Lock | None = None
         self._entries = self._number = 0
         self.at(kind.score, kind.alpha)
@@ -286,9 +289,10 @@ class Gates:
         if self._journal is None:
             return
         try:
-            self._journal.flush()
             if self._entries >= JOURNAL:
                 self.save()
+            while self._unwritten:
+                del self._unwritten[: self._journal.write(self._unwritten)]
         except OSError as error:  # requests go on; the next second may have room
             log.error("the gate's state cannot be written: %s", first_line(error))
 
@@ -301,11 +305,12 @@ class Gates:
         if self._folder is None:
             return
         number = self._number + 1
-        journal = (self._folder / _journal(number)).open("wb")
+        journal = (self._folder / _journal(number)).open("wb", buffering=0)  # what it does not take stays here
         content = {"schema": SCHEMA, "configuration": self.kind.configuration, "journal": number,
                    "levels": [level.state() for level in self._levels.values()]}  # fmt: skip
         replace(self._folder / "gate.json", orjson.dumps(content))  # from here on the new journal is the one
         before, self._journal, self._number, self._entries = self._journal, journal, number, 0
+        self._unwritten.clear()
         if before is not None:
             before.close()
         for old in self._folder.glob("gate-*.log"):
@@ -325,8 +330,8 @@ class Gates:
                 self._lock.release()
 
     def _note(self, entry: list[Any]) -> None:
-        if self._journal is not None:
-            self._journal.write(orjson.dumps(entry) + b"\n")
+        if self._journal is not None and self._entries < JOURNAL:  # beyond that the whole state is written next
+            self._unwritten += orjson.dumps(entry) + b"\n"
             self._entries += 1
 
     def _open(self, folder: Path) -> None:

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from a1_sgl.serve.refusals import Refusal, broken, unreachable, wrong
 from a1_sgl.serve.stream import Choice
 from a1_sgl.session.context import stopping
 from a1_sgl.telemetry import each
+from a1_sgl.types import Question
 
 if TYPE_CHECKING:
     from a1_sgl.serve.service import Service
@@ -51,16 +53,21 @@ class Job:
         self._service, self._owner, self._kept = service, owner, kept
         self._response = Response(request, plan.model.id, plan.chat)
         self._frames: list[bytes] = []
+        self._size = 0
         self._answers: list[Answer] = []
         self._changed = asyncio.Event()
         self._scope = Scope()
-        self._why: Refusal | None = None
         self._listeners, self._started, self._shown = 0, time.monotonic(), False
         self._linger: asyncio.TimerHandle | None = None
         self._choices = [Choice(plan, index, partial(self._delta, index)) for index in range(plan.n)]
         self._task = asyncio.create_task(self._work())
 
     # --- listening --------------------------------------------------------------------------------------------
+
+    @property
+    def _told(self) -> bool:
+        """Whether there is no more to tell; of what was stopped the end may yet be to come."""
+        return self.finished is not None or self.failure is not None
 
     @property
     def failed(self) -> bool:
@@ -70,7 +77,7 @@ class Job:
     @property
     def size(self) -> int:
         """Bytes that it keeps for whoever joins."""
-        return sum(map(len, self._frames)) if self.plan.stream else 4 * sum(one.tokens for one in self._answers)
+        return self._size
 
     def join(self) -> None:
         """Somebody listens."""
@@ -92,9 +99,9 @@ class Job:
             self.stop(gone)
 
     def stop(self, why: Refusal) -> None:
-        """Aborts every chain on both runtimes; whoever listens is told why."""
-        if self.finished is None and self._why is None:
-            self._why = why
+        """Aborts every chain on both runtimes; whoever listens is told why at once, however long that takes."""
+        if self.finished is None and self.failure is None:
+            self._failed(why)
             self._scope.stop()
 
     async def ended(self) -> None:
@@ -110,7 +117,7 @@ class Job:
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self.finished is None and not all(one.begun for one in self._choices):
+                while not self._told and not all(one.begun for one in self._choices):
                     await self._change()
         if self.failure is not None and not self._shown:
             raise self.failure
@@ -121,7 +128,7 @@ class Job:
         Raises:
             Refusal: there is none.
         """
-        while self.finished is None:
+        while not self._told:
             await self._change()
         if self.failure is not None:
             raise self.failure
@@ -135,7 +142,7 @@ class Job:
             while at < len(self._frames):
                 at += 1
                 yield self._frames[at - 1]
-            if self.finished is not None:
+            if self._told:
                 return
             try:
                 async with asyncio.timeout(keep_alive):
@@ -157,14 +164,19 @@ class Job:
             )  # fmt: skip
             with stopping(self._scope):
                 await self._all([asyncio.create_task(self._answer(one)) for one in self._choices])
+            if self.failure is not None:  # stopped at the last moment
+                return
             gate = self._service.shown(plan)
-            self.whole = self._response.whole(self._answers, gate)
             if plan.stream:
                 if plan.usage:
-                    self._frames.append(self._response.last(self._answers, gate))
-                self._frames.append(DONE)
+                    self._put(self._response.last(self._answers, gate))
+                self._put(DONE)
+            else:
+                self.whole = self._response.whole(self._answers, gate)
+                self._size = 4 * sum(one.tokens for one in self._answers)
         except BaseException as error:
-            self._fail(error)
+            if self.failure is None:
+                self._failed(self._said(error))
             if isinstance(error, asyncio.CancelledError):
                 raise
         finally:
@@ -174,7 +186,8 @@ class Job:
                 self._service.metrics.runs.over(self._name(index))
                 self._service.recent.over(self._name(index))
             self.finished = time.monotonic()
-            self._choices = []  # what is kept for a retry is what it is told
+            self._choices, self._answers = [], []  # what is kept for a retry is what it is told
+            self.plan = replace(plan, question=Question(id="", messages=()), tools=())
             self._owner.running -= 1
             self._service.jobs.discard(self)
             self._notify()
@@ -204,37 +217,42 @@ class Job:
             if not before and choice.begun:
                 self._notify()
 
+        # Asked for again: until its first question begins, the gate may have had to make room for others.
+        gate = None if plan.gate is None else self._service.gates.at(plan.gate.score, plan.gate.alpha)
         told = self._service.recent.listener(plan.model.id, plan.chains)
         state = await plan.model.program.arun(
-            question=question, samples=plan.chains, backend=plan.backend, gate=plan.gate,
+            question=question, samples=plan.chains, backend=plan.backend, gate=gate,
             listener=each(self._service.metrics.runs, told, hear), seed=plan.seed, seeded_by=f"answer {choice.index}",
             chain_tokens=plan.tokens, chain_stop=plan.stop, watch=choice.watch, **plan.settings,
         )  # fmt: skip
         answer = choice.finish(state.ret_value)
         self._answers.append(answer)
-        if plan.stream:
-            self._frames.append(self._response.delta(choice.index, {}, answer.finish, plan.usage))
+        if plan.stream and self.failure is None:
+            self._put(self._response.delta(choice.index, {}, answer.finish, plan.usage))
             self._notify()
 
     def _delta(self, index: int, delta: dict[str, Any], said: bool = True) -> None:
-        if not self.plan.stream:
+        if not self.plan.stream or self.failure is not None:
             return
         if said and not self._shown:
             self._shown = True
             self._service.metrics.first(time.monotonic() - self._started)
-        self._frames.append(self._response.delta(index, delta, None, self.plan.usage))
+        self._put(self._response.delta(index, delta, None, self.plan.usage))
         self._notify()
 
-    def _fail(self, error: BaseException) -> None:
-        self.failure = self._said(error)
+    def _put(self, frame: bytes) -> None:
+        self._frames.append(frame)
+        self._size += len(frame)
+
+    def _failed(self, why: Refusal) -> None:
+        self.failure = why
         if self.plan.stream:
-            self._frames.append(frame(self.failure.body))
+            self._put(frame(why.body))
+        self._notify()
 
     def _said(self, error: BaseException) -> Refusal:
         if isinstance(error, Refusal):
             return error
-        if self._why is not None:
-            return self._why
         if isinstance(error, ConfigError) and "/" not in str(error):  # a path, perhaps
             return wrong(first_line(error))
         if isinstance(error, RuntimeFault):

@@ -90,7 +90,7 @@ class ServerMetrics(Collector):
         take_overs = CounterMetricFamily("a1_gate_take_overs", "Of these, handed over", labels=labels)
         turns = GaugeMetricFamily("a1_gate_turn_rate", "Take-over rate by turn", labels=[*labels, "turn"])
         for level in self._gates.levels:
-            key = [level.score, f"{level.alpha:g}"]
+            key = [level.score, str(level.alpha)]
             decisions.add_metric(key, level.counts.decisions)
             take_overs.add_metric(key, level.counts.take_overs)
             shown["scores"].add_metric(key, level.scores)

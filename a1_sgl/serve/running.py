@@ -22,6 +22,9 @@ from a1_sgl.serve.app import ABORT, create_app
 from a1_sgl.serve.service import Service
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+IDLE = 60
+"""Seconds until an idle connection is closed. Clients close theirs sooner, `httpx` after 5: if a server does so first,
+it does so as the next request is on its way."""
 
 
 class Protocol(H11Protocol):
@@ -83,8 +86,8 @@ def running(
     try:
         config = uvicorn.Config(
             create_app(service, pages), log_config=None, access_log=False, server_header=False, lifespan="off",
-            ws="none", http=Protocol, timeout_graceful_shutdown=5, proxy_headers=False, ssl_certfile=cert,
-            ssl_keyfile=key,
+            ws="none", http=Protocol, timeout_graceful_shutdown=5, timeout_keep_alive=IDLE, proxy_headers=False,
+            ssl_certfile=cert, ssl_keyfile=key,
         )  # fmt: skip
         try:
             config.load()

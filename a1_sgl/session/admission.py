@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import TypeVar
 
+from a1_sgl.engine import Scope
 from a1_sgl.engine.loop import stack
 from a1_sgl.errors import ConfigError
 
@@ -29,20 +30,27 @@ class Admission:
         self.limit = limit
         self._places = asyncio.Semaphore(limit)
 
-    async def each(self, body: Callable[[T], R], items: Sequence[T], stop: Callable[[], None]) -> list[R]:
+    async def each(
+        self, body: Callable[[T], R], items: Sequence[T], stop: Callable[[], None],
+        scope: Callable[[T], Scope] | None = None,
+    ) -> list[R]:  # fmt: skip
         """Runs `body` on every item, each on a stack of its own once it is admitted; the results, in order.
 
         Cancelled, it calls `stop` and waits for all of them to end.
+
+        Args:
+            scope: what may stop an item: then it waits for no place any more, and its body, which can do nothing, is
+                run to see that.
 
         Raises:
             Exception: what the first `body` that failed raised, after all have ended.
         """
 
         async def admitted(item: T) -> R:
-            place = _Place(self._places)
+            place = _Place(self._places, Scope() if scope is None else scope(item))
             _HELD.set((*_HELD.get(), place))  # in this task's own context
-            await place.take()
             try:
+                await place.take()
                 return await stack(body, item)
             finally:
                 place.leave()
@@ -75,19 +83,32 @@ class Admission:
 class _Place:
     """One of the places, as whatever runs in it holds it and lends it."""
 
-    __slots__ = ("_over", "held", "places")
+    __slots__ = ("_over", "_scope", "held", "places")
 
-    def __init__(self, places: asyncio.Semaphore) -> None:
-        self.places, self.held, self._over = places, False, False
+    def __init__(self, places: asyncio.Semaphore, scope: Scope) -> None:
+        self.places, self.held, self._over, self._scope = places, False, False, scope
 
     async def take(self) -> None:
-        """Waits for it; what is over needs none."""
-        if self._over:
+        """Waits for it; what is over or stopped needs none."""
+        if self._over or self._scope.stopped:
             return
-        await self.places.acquire()
-        self.held = True
+        taking = asyncio.create_task(self._take())
+
+        def end() -> None:
+            taking.cancel()
+
+        handle = self._scope.enter(end)
+        try:
+            await asyncio.wait([taking])
+        finally:  # a place that has come is held, whatever became of this, and is given back as any other
+            end()
+            self._scope.leave(handle)
         if self._over:
             self.give()
+
+    async def _take(self) -> None:
+        await self.places.acquire()
+        self.held = True
 
     def give(self) -> None:
         """Gives it back, if it is held."""

@@ -278,10 +278,13 @@ class Group:
 
     def _admit(self, body: Callable[[Any], T], items: Sequence[Any]) -> list[T]:
         def within(item: Any) -> T:  # whatever stops the chain stops a program that it runs itself
-            with stopping(item.context.scope if isinstance(item, Chain) else self._scope):
+            with stopping(scope(item)):
                 return body(item)
 
-        return wait(self._backend.admission.each(within, items, self._scope.stop))
+        def scope(item: Any) -> Scope:
+            return item.context.scope if isinstance(item, Chain) else self._scope
+
+        return wait(self._backend.admission.each(within, items, self._scope.stop, scope))
 
     def _deadline(self, chain: Chain) -> _Late | None:
         return None if self._backend.deadline is None else _Late(chain, self._backend.deadline)

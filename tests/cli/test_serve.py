@@ -10,6 +10,7 @@ KEY = "k" * 24
     [
         (["--tls-cert", "c.pem"], "go together"),
         (["--host", "0.0.0.0"], "there is no key"),
+        (["--host", "0.0.0.0", "--allow-host", "a.example"], "there is no key"),
         (["--pocket-task", "chain"], "without --pocket"),
         (["--pocket", "--pocket-task", "maths"], "there are pocket pairs of chain, stories"),
         (["--alarm-threshold", "10"], "without --alarm"),

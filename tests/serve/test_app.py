@@ -1,13 +1,16 @@
 """What stands before the routes, and what is told when something goes wrong."""
 
+import asyncio
 import contextlib
 import json
 import logging
 import socket
+import time
 
 import pytest
 
 from a1_sgl.engine.fake import FakeTokenizer
+from a1_sgl.session.admission import Admission
 from a1_sgl.testing import FakeEngine
 
 from .conftest import asked, steps, until
@@ -123,6 +126,34 @@ def test_a_deadline_ends_a_request(serving):
     until(lambda: not slow.running)
 
 
+def test_a_deadline_ends_a_request_that_waits_for_its_turn(serving, aside):
+    slow = FakeEngine(steps, name="draft", model="d", delay=lambda call: 600 if call.kind == "generate" else 0)
+    server = serving(slow, grace=0)
+    server.service.backend.admission = Admission(1)
+    first = aside(server.post)
+    until(lambda: slow.running)
+    answer = server.post(a1={"deadline": 0.2})
+    assert (answer.status_code, shape(answer)["code"]) == (504, "deadline_exceeded")
+    until(lambda: len(server.service.jobs) == 1)  # it does not wait on, either
+    server.stop()
+    assert first().status_code == 503
+
+
+def test_a_deadline_holds_whatever_the_runtime_does(serving):
+    class Deaf(FakeEngine):
+        async def generate(self, request, sampling):
+            await asyncio.sleep(5)
+            return await super().generate(request, sampling)
+
+    server = serving(Deaf(steps, name="draft", model="d"))
+    begin = time.monotonic()
+    assert server.post(a1={"deadline": 0.2}).status_code == 504
+    assert server.lines(a1={"deadline": 0.2})[-1]["error"]["code"] == "deadline_exceeded"
+    assert time.monotonic() - begin < 4
+    assert len(server.service.jobs) == 2  # what is not over counts as long as it is not
+    until(lambda: not server.service.jobs)
+
+
 def test_a_reader_who_does_not_read_is_given_up(serving, caplog):
     caplog.set_level(logging.INFO, "a1_sgl")
     long = FakeEngine("x, " * 5_000_000, name="target", model="t", context=100_000_000, cache=False)
@@ -184,6 +215,14 @@ def test_metrics_tell_of_requests_first_tokens_and_the_gate(serving):
         "a1_requests_running 0.0",
     ):
         assert line in text, line
+
+
+def test_alphas_that_are_close_are_told_apart_in_metrics(serving):
+    server = serving(alpha=0.25)
+    server.post()
+    server.post(a1={"alpha": 0.25 + 1e-9})
+    names = [line.rpartition(" ")[0] for line in server.http.get("/metrics").text.splitlines() if line[0] != "#"]
+    assert len(set(names)) == len(names)
 
 
 def test_a_page_has_its_place(tmp_path):

@@ -164,6 +164,43 @@ def test_a_damaged_state_is_refused(tmp_path):
         Gates(KIND, tmp_path)
 
 
+def test_a_full_disk_ends_no_request_and_loses_nothing_once_there_is_room(tmp_path):
+    gates = Gates(KIND, tmp_path)
+    level, journal = gates.at("mean_loss", 0.25), gates._journal
+    with open("/dev/full", "wb", buffering=0) as full:
+        gates._journal = full
+        for i in range(10):
+            decide(level, 50, 50 * i)
+            gates.flush()
+    gates._journal = journal
+    gates.flush()
+    gates._lock.release()
+    assert state(Gates(KIND, tmp_path)) == state(gates)
+
+
+def test_what_waits_for_a_full_disk_does_not_grow_without_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "JOURNAL", 50)
+    gates = Gates(KIND, tmp_path)
+    monkeypatch.setattr(module, "replace", lambda path, data: (_ for _ in ()).throw(OSError(28, "No space left")))
+    for i in range(100):
+        decide(gates.at("mean_loss", 0.25), 1, i)
+        gates.flush()
+    assert gates._unwritten.count(b"\n") <= 50
+
+
+def test_an_end_whose_beginning_is_not_on_record_is_no_damage(tmp_path):
+    gates = Gates(KIND, tmp_path)
+    mine = gates.at("mean_loss", 0.5)
+    for i in range(40):
+        gates.at("mean_loss", 0.3 + i / 1000)
+    mine.begin("q")  # of a gate that made room for others before it was asked
+    gates.save()
+    mine.end("q")
+    gates.flush()
+    gates._lock.release()
+    assert Gates(KIND, tmp_path).at("mean_loss", 0.5).idle
+
+
 def test_a_disk_that_takes_no_state_ends_nothing(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(module, "JOURNAL", 1)
     gates = Gates(KIND, tmp_path)

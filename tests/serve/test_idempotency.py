@@ -7,6 +7,8 @@ import pytest
 from a1_sgl.serve.idempotency import Store
 from a1_sgl.serve.refusals import Refusal
 
+from .conftest import until
+
 
 @dataclass
 class Work:
@@ -60,3 +62,14 @@ def test_what_runs_never_goes_so_that_a_full_store_refuses():
     with pytest.raises(Refusal) as refused:
         store.room()
     assert (refused.value.status, refused.value.headers) == (429, {"Retry-After": "5"})
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_is_kept_for_a_retry_is_the_answer_and_not_the_question(serving, stream):
+    server = serving()
+    read = server.lines if stream else server.post
+    read(messages=[{"role": "user", "content": "q" * 20_000}], headers={"Idempotency-Key": "k"})
+    (kept,) = server.service.store._kept.values()
+    until(lambda: kept.work.finished is not None)
+    assert "q" * 20_000 not in repr(kept.work.plan)
+    assert 0 < kept.work.size < 20_000

@@ -1,7 +1,9 @@
 """The server from its socket to its end."""
 
+import socket
 import ssl
 import subprocess
+import time
 
 import httpx
 import pytest
@@ -76,6 +78,15 @@ def test_tls(tmp_path):
         running(Service(backend), cert=key, key=cert),
     ):
         pass
+
+
+def test_an_idle_connection_is_the_clients_to_close(serving):
+    host, _, port = serving().url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port))) as raw:
+        for _ in range(2):
+            raw.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b" 200 " in raw.recv(1000)
+            time.sleep(5.5)
 
 
 def test_a_port_that_is_taken_is_refused(serving):

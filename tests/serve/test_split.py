@@ -1,5 +1,8 @@
 """Where reasoning ends: the same place however the text comes."""
 
+import re
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +18,7 @@ BOX = "The answer is \\boxed{60}."
         ("none", "a\n\nb", "", "a\n\nb"),
         ("open", f"one\n\ntwo\n\n{BOX}", "one\n\ntwo", BOX),
         ("open", f"one\n\n{BOX}\n\nI hope that helps.", "one", f"{BOX}\n\nI hope that helps."),
+        ("open", "one\n\n\\fbox{60}\n\ntwo", "one", "\\fbox{60}\n\ntwo"),
         ("open", "Hello!", "", "Hello!"),
         ("open", "one\n\ntwo", "one", "two"),
         ("open", "one\n\ntwo\n\n", "one", "two\n\n"),
@@ -57,3 +61,21 @@ def test_what_was_shown_is_never_taken_back(pieces, mode, cut, thinking):
         assert all(new.startswith(old) for new, old in zip(now, shown, strict=True))
         shown = now
     assert now == split("".join(pieces), mode, over=True, cut=cut, thinking=thinking)[:2]
+
+
+@given(PIECES, st.booleans())
+def test_paragraphs_are_what_lies_between_blank_lines(pieces, over):
+    text = "".join(pieces)
+    blanks = [found.end() for found in re.finditer(r"\n[ \t]*\n\s*", text) if found.end() < len(text)]
+    starts = [0, *blanks]
+    paragraphs = zip(starts, [*blanks, len(text)], strict=True)
+    boxed = next((start for start, end in paragraphs if "\\boxed{1}" in text[start:end]), None)
+    assert split(text, "open", over=over).at == (boxed if boxed is not None else starts[-1] if over else None)
+
+
+def test_a_long_text_is_split_again_with_every_token():
+    text = "one step of it\n\n" * 8_000
+    begin = time.monotonic()
+    for end in range(len(text) - 4_000, len(text), 4):
+        split(text[:end], "open", over=False)
+    assert time.monotonic() - begin < 3

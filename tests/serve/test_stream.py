@@ -77,6 +77,17 @@ def test_a_stop_sequence_is_not_shown_nor_a_part_of_it(serving, stream):
         assert (found["message"]["content"], found["finish_reason"]) == (STEPS[0] + "78 - 18 = ", "stop")
 
 
+@pytest.mark.parametrize(
+    ("says", "stop", "shown"),
+    [("let me think", "Wait, let", "let me think\n\n"), ("so</think>and on", "</think>", "so"),
+     ("so</think>and on", "nk>", "so</thi")],
+)  # fmt: skip
+def test_a_stop_sequence_ends_a_chain_that_its_program_would_make_go_on(serving, says, stop, shown):
+    server = serving(target=FakeEngine(says, name="target", model="t"), alone=True)
+    (choice,) = server.post(model="budget_forcing", stop=stop, a1={"reasoning": "none"}).json()["choices"]
+    assert (choice["message"]["content"], choice["finish_reason"]) == (shown, "stop")
+
+
 def test_a_model_that_thinks_is_split_at_its_tag(serving, monkeypatch):
     monkeypatch.setattr(FakeTokenizer, "chat_template", "... </think> ...")
     server = serving(target=FakeEngine("<think>\nhm\n\nwell</think>\n\nSixty.", name="target", model="t"))

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from a1_sgl.engine import submit, wait
+from a1_sgl.engine import Scope, submit, wait
 from a1_sgl.errors import ConfigError
 from a1_sgl.session.admission import Admission
 
@@ -176,3 +176,21 @@ def test_a_body_may_run_others_in_places_of_their_own():
         return sum(wait(admission.each(inner, [item, item + 1], stop_is_not_called)))
 
     assert submit(admission.each(outer, [1], stop_is_not_called)).result(60) == [30]
+
+
+def test_what_is_stopped_waits_for_no_place():
+    bodies, admission, scopes = Bodies(), Admission(1), {item: Scope() for item in (1, 2, 3)}
+
+    async def scenario():
+        all_of_them = asyncio.ensure_future(admission.each(bodies, [1, 2, 3], stop_is_not_called, scopes.get))
+        await settled()
+        assert bodies.began == [1]
+        scopes[2].stop()
+        await settled()
+        assert bodies.began == [1, 2]  # to see that it can do nothing
+        await bodies.let(2)
+        assert bodies.began == [1, 2]  # it had no place to give back
+        await bodies.let(1, 3)
+        return await all_of_them
+
+    assert submit(scenario()).result(60) == [10, 20, 30]
