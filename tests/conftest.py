@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from a1_sgl.launch.cpu_engine import enable
 from a1_sgl.launch.pocket import pocket_specs
 from a1_sgl.launch.runtimes import Spec, serve
+
+enable()  # before whichever test imports sglang first
 
 # A shell has what it starts in the background ignore interrupts, and tests interrupt themselves and their children.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
