@@ -503,7 +503,7 @@ async def gone(server: Server, tries: int, seed: int = 0) -> list[Gone]:
     """Clients that go away while their chains run, by turns of one chain and of many, streamed and not."""
     questions, found = find_task(TASK).questions("test", 50, seed + 1), []
     rng = random.Random(seed)
-    kinds = {
+    kinds: dict[str, dict[str, Any]] = {
         "one chain": {"model": "a1"}, "one chain, streamed": {"model": "a1", "stream": True},
         "a vote of 16": {"model": "a1+majority", "a1": {"chains": 16}},
         "a vote of 16, streamed": {"model": "a1+majority", "a1": {"chains": 16}, "stream": True},
