@@ -56,6 +56,13 @@ def test_commands_are_as_they_are_written(arguments):
     assert not [one.name for one in command.params if one.required and not given.get(one.name)]
 
 
+def test_tests_that_are_named_are_there():
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs/serve.md").read_text()))
+    defined = set(re.findall(r"^def (test_\w+)", (ROOT / "tests/serve/test_reports.py").read_text(), re.MULTILINE))
+    assert named
+    assert named <= defined
+
+
 def test_the_page_on_tasks_has_the_whole_schema_and_its_task_works(tmp_path):
     page = (ROOT / "docs/tasks.md").read_text()
     top, _, rest = page.partition("### `source`")

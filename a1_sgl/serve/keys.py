@@ -61,7 +61,7 @@ class Owner:
         """
         if self.at_once is not None and self.running >= self.at_once:
             raise Refusal(
-                429, f"{self.at_once} requests of this key are running, which is all that it may have at once",
+                429, f"this key's requests at once are all running: {self.at_once}",
                 code="too_many_at_once", retry_after=1,
             )  # fmt: skip
         if self.per_minute is None:

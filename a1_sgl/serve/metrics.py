@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -65,6 +67,8 @@ class ServerMetrics(Collector):
             requests.add_metric(key, count)
         yield requests
         yield GaugeMetricFamily("a1_requests_running", "Completions under way", self._running())
+        with suppress(RuntimeError):  # asked for on the loop, as the route does
+            yield GaugeMetricFamily("a1_tasks", "asyncio tasks of the server's process", len(asyncio.all_tasks()))
         buckets, total = [], 0
         for end, count in zip((*map(str, map(float, SECONDS)), "+Inf"), self._first, strict=True):
             total += count

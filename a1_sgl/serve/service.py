@@ -192,7 +192,7 @@ class Service:
             raise Refusal(503, "the server is going down", code="going_down", retry_after=5)
         if len(self.jobs) >= self.settings.requests:
             raise Refusal(
-                429, f"{len(self.jobs)} requests are running, which is all there is room for", code="server_full",
+                429, f"the server is full; requests that it runs at once: {self.settings.requests}", code="server_full",
                 retry_after=2,
             )  # fmt: skip
 

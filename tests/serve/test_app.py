@@ -213,6 +213,7 @@ def test_metrics_tell_of_requests_first_tokens_and_the_gate(serving):
         'a1_decisions_total{gate="marginal"}',
         "a1_chains_in_flight 0.0",
         "a1_requests_running 0.0",
+        "a1_tasks ",
     ):
         assert line in text, line
 
