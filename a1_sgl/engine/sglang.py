@@ -27,9 +27,8 @@ from a1_sgl.errors import ChainAborted, ConfigError, RuntimeFault
 T = TypeVar("T")
 _TORN = "\N{REPLACEMENT CHARACTER}"
 _WHOLE_CHARACTER = 3  # a UTF-8 character has at most four bytes, so at most three tokens of a torn one
-_STREAMED = 256
-"""Generations that may be longer than this come in pieces, so that silence is told from length, also where a runtime
-has so much to do that a chain gets a token a second."""
+_STREAMED = 1024
+"""Generations that may be longer than this come in pieces, so that silence is told from length."""
 _PIECE = 128
 """Tokens in such a piece."""
 _FLUSHES = 20

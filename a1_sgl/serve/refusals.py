@@ -47,7 +47,7 @@ class Refusal(A1Error):
         return {"Retry-After": str(max(1, math.ceil(self.retry_after)))}
 
 
-def wrong(message: str, param: str | None = None, code: str | None = None) -> Refusal:
+def wrong(message: str, param: str | None = None, code: str = "invalid_value") -> Refusal:
     """The request is at fault."""
     return Refusal(400, message, param=param, code=code)
 
