@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from a1_sgl.evals.tasks import find_task
+from a1_sgl.serve.requests import Defaults
 
 from .conftest import STEPS
 
@@ -22,8 +23,14 @@ def run(*command):
     return done.stdout
 
 
-def test_the_openai_client(serving):
-    said = run(sys.executable, CLIENTS / "openai_client.py", f"{serving().url}/v1")
+@pytest.fixture
+def url(serving):
+    """Whatever the gate decides at the clients' alpha, both write the same steps."""
+    return f"{serving(defaults=Defaults.model_validate({'a1': {'take_over': 'replace'}})).url}/v1"
+
+
+def test_the_openai_client(url):
+    said = run(sys.executable, CLIENTS / "openai_client.py", url)
     assert f"{STEPS[2]}  [" in said
     assert f"reasoning_content {STEPS[0].rstrip()!r}" in said
     assert f"content           {STEPS[2]!r}" in said
@@ -33,8 +40,8 @@ def test_the_openai_client(serving):
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
-def test_curl(serving):
-    model, answer, *frames = run("bash", CLIENTS / "curl.sh", f"{serving().url}/v1").splitlines()
+def test_curl(url):
+    model, answer, *frames = run("bash", CLIENTS / "curl.sh", url).splitlines()
     assert json.loads(model)["id"] == "a1"
     assert json.loads(answer)["choices"][0]["message"]["content"] == STEPS[2]
     assert frames[-2:] == ["data: [DONE]", ""]
