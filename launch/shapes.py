@@ -1,14 +1,16 @@
 """Models without weights: ``python -m a1_sgl.launch.shapes qwen2.5-32b FOLDER``.
 
 A folder with the configuration of a published model and a tokenizer of that vocabulary, to be served with
-``--load-format dummy``: what a request costs does not depend on what the weights say. The tokenizer knows bytes, and
-otherwise tokens that no text has, so that a model which writes any id at all is understood.
+``--load-format dummy``: what a request costs does not depend on what the weights say. The tokenizer knows ASCII, and
+otherwise made-up words: any id at all is understood, and read back as itself, also by the other model of a pair, so that
+a chunk has as many tokens for the one that verifies it as for the one that wrote it.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +19,8 @@ import typer
 from a1_sgl.errors import ConfigError
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+SPACE = "Ġ"
+SYLLABLES = tuple(a + b for b in "aeiouAEIOU" for a in "bcdfghjklmnpqrstvwxzBCDFGHJKLMNPQRSTVWXZ")
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -116,10 +120,9 @@ def write(name: str, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     # Without a version, transformers takes a large vocabulary for one of another maker's broken tokenizers.
     (folder / "config.json").write_text(json.dumps(shape.config() | {"transformers_version": __version__}, indent=1))
-    words = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())]
     # The last id stays free: SGLang reports it as 0 in input log-probabilities.
-    words += [f"Ġw{number}" for number in range(shape.vocabulary - 1 - len(words))]
-    tokenizer = Tokenizer(models.BPE(vocab={word: i for i, word in enumerate(words)}, merges=[]))
+    words, merges = _words(shape.vocabulary - 1)
+    tokenizer = Tokenizer(models.BPE(vocab={word: i for i, word in enumerate(words)}, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(list(SPECIAL))
@@ -128,6 +131,21 @@ def write(name: str, folder: Path) -> Path:
         model_max_length=shape.context,
     ).save_pretrained(folder)  # fmt: skip
     return folder
+
+
+def _words(size: int) -> tuple[list[str], list[tuple[str, str]]]:
+    """A vocabulary and its merges: letters, syllables, and words of two syllables after a space.
+
+    A syllable is a consonant and a vowel, so that there is one way to merge letters to words.
+    """
+    words = [*SPECIAL, "Ċ", SPACE, *map(chr, range(ord("!"), ord("~") + 1))]  # as byte-level tokenizers spell them
+    left = size - len(words)
+    parts = next(n for n in range(len(SYLLABLES) + 1) if n * n + 2 * n >= left)
+    syllables = SYLLABLES[:parts]
+    merges = [(one[0], one[1]) for one in syllables]
+    merges += [(SPACE, one) for one in syllables]
+    merges += islice(((SPACE + one, other) for one in syllables for other in syllables), left - 2 * parts)
+    return words + [one + other for one, other in merges], merges
 
 
 def main(

@@ -1,5 +1,6 @@
 """Folders of models without weights."""
 
+import random
 import subprocess
 import sys
 
@@ -25,9 +26,20 @@ def test_any_id_is_understood(name, tmp_path):
     codec, config = Codec(AutoTokenizer.from_pretrained(folder)), AutoConfig.from_pretrained(folder)
     assert codec.size < config.vocab_size == SHAPES[name].vocabulary
     assert all(codec.decode([one]) for one in (3, 200, 300, config.vocab_size // 2, config.vocab_size - 2))
-    assert codec.decode(codec.encode("What is 2 + 2, naïve?")) == "What is 2 + 2, naïve?"
+    assert codec.decode(codec.encode("What is 2 + 2,\n\nnot?")) == "What is 2 + 2,\n\nnot?"
     prompt = codec.encode(codec.render([{"role": "user", "content": "Hello"}]))
     assert (prompt[0], prompt.count(1), prompt.count(2)) == (1, 2, 1)
+
+
+@pytest.mark.parametrize(("draft", "target"), [("small", "large"), ("qwen2.5-1.5b", "qwen2.5-32b")])
+def test_what_one_model_wrote_the_other_reads_as_equally_many_tokens(draft, target, tmp_path):
+    from transformers import AutoTokenizer
+
+    writer, reader = (Codec(AutoTokenizer.from_pretrained(write(name, tmp_path / name))) for name in (draft, target))
+    rng = random.Random(0)
+    for _ in range(50):  # weights that say nothing make every id about equally likely
+        ids = [rng.randrange(3, SHAPES[draft].vocabulary - 1) for _ in range(128)]
+        assert len(reader.encode(writer.decode(ids), plain=True)) == pytest.approx(len(ids), abs=2)
 
 
 def test_parameters_are_those_that_transformers_makes(tmp_path):
