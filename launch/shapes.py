@@ -2,8 +2,8 @@
 
 A folder with the configuration of a published model and a tokenizer of that vocabulary, to be served with
 ``--load-format dummy``: what a request costs does not depend on what the weights say. The tokenizer knows ASCII, and
-otherwise made-up words: any id at all is understood, and read back as itself, also by the other model of a pair, so that
-a chunk has as many tokens for the one that verifies it as for the one that wrote it.
+otherwise made-up words: any id at all is understood, and read back as itself, also by the other model of a pair. So a
+chunk has as many tokens for the one that verifies it as for the one that wrote it.
 """
 
 from __future__ import annotations
