@@ -8,6 +8,7 @@ those that `corpus` invents.
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import re
 import time
@@ -61,8 +62,9 @@ class Slip:
 
 
 def read(path: Path) -> list[Slip]:
-    """All of a file."""
-    return [Slip.of(json.loads(line)) for line in path.read_text().splitlines()]
+    """All of a file, which may be gzipped."""
+    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as lines:
+        return [Slip.of(json.loads(line)) for line in lines]
 
 
 def first(problem: Problem, text: str) -> Slip | None:
