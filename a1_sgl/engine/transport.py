@@ -39,7 +39,7 @@ from pydantic import SecretStr
 from yarl import URL
 
 from a1_sgl.engine import gateway
-from a1_sgl.engine.answers import Unusable, json, said
+from a1_sgl.engine.answers import Unusable, json, refused, said
 from a1_sgl.engine.gateway import Worker
 from a1_sgl.engine.loop import loop, submit
 from a1_sgl.engine.protocol import NOWHERE, Ids, Load, Route
@@ -707,10 +707,22 @@ async def _whole(response: aiohttp.ClientResponse) -> bytes:
 
 
 async def _last(response: aiohttp.ClientResponse) -> bytes:
-    found = b""
-    async with aclosing(_data(response)) as data:
-        async for piece in data:
-            found = piece
+    """The last data of server-sent events. An answer that is no stream is what it is, for the reader to judge.
+
+    As `_data`, without the generators, which would cost as much a piece as its reading does.
+    """
+    if response.content_type != "text/event-stream":
+        return await response.read()
+    found, rest, whole, read = b"", b"", False, response.content.readany
+    while block := await read():
+        complete, rest = _events(rest + block)
+        for data in complete:
+            if data == _DONE:
+                whole = True
+            else:
+                found = data
+    if not whole:
+        raise aiohttp.ClientPayloadError(_BROKE_OFF)
     return found
 
 
@@ -728,20 +740,34 @@ async def _data(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]
     """
     rest, whole = b"", False
     async for block in response.content.iter_any():
-        *events, rest = (rest + block).split(b"\n\n")
-        for event in events:
-            for line in event.split(b"\n"):
-                if not line.startswith(b"data:"):
-                    continue
-                data = line[5:].strip()
-                if data == b"[DONE]":
-                    whole = True
-                elif data.startswith(b'{"error"'):
-                    raise _Told(_status(data), data)
-                else:
-                    yield data
+        complete, rest = _events(rest + block)
+        for data in complete:
+            if data == _DONE:
+                whole = True
+            else:
+                yield data
     if not whole:
-        raise aiohttp.ClientPayloadError("the stream broke off")
+        raise aiohttp.ClientPayloadError(_BROKE_OFF)
+
+
+_DONE = b"[DONE]"
+_BROKE_OFF = "the stream broke off"
+
+
+def _events(text: bytes) -> tuple[list[bytes], bytes]:
+    """The data of the events that are complete, and what is left over.
+
+    Raises:
+        _Told: one of them tells of an error.
+    """
+    *events, rest = text.split(b"\n\n")
+    found = [line[5:].strip() for event in events for line in event.split(b"\n") if line.startswith(b"data:")]
+    for data in found:
+        if data.startswith(b'{"error"'):
+            raise _Told(_status(data), data)
+        if b'"status_code"' in data and (refusal := refused(data)) is not None:
+            raise _Told(*refusal)
+    return found, rest
 
 
 def _status(data: bytes) -> int:
