@@ -213,8 +213,8 @@ def connect():
 
 
 def call(transport, scope=None, streamed=False):
-    method = transport.call_streamed if streamed else transport.call
-    return method({"input_ids": [1, 2], "sampling_params": {}}, scope or Scope(), answers.read)
+    payload = {"input_ids": [1, 2], "sampling_params": {}} | ({"stream": True} if streamed else {})
+    return transport.call(payload, scope or Scope(), answers.read)
 
 
 def told(transport, scope=None, streamed=False):
