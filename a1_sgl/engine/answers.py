@@ -187,6 +187,19 @@ def json(body: bytes) -> Any:
         raise Unusable(f"an answer that is not JSON: {short(body)}") from error
 
 
+def refused(body: bytes) -> tuple[int, bytes] | None:
+    """The status and body with which a piece of a stream would have been refused without one: by then a stream has been
+    answered with 200, and SGLang puts its status into the abort. None of any other piece."""
+    try:
+        reason = orjson.loads(body)["meta_info"]["finish_reason"]
+        code = reason["status_code"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return None
+    if reason.get("type") != "abort" or type(code) is not int or not 400 <= code < 600:
+        return None
+    return code, orjson.dumps({"error": {"message": str(reason.get("message") or "aborted")}})
+
+
 def said(body: bytes) -> str:
     """What an error's body says, in short and in one line."""
     try:

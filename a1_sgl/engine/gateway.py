@@ -6,7 +6,8 @@ Checked with sglang-router 0.3.2 before runtimes of SGLang 0.5.23, and in its so
   but ``stream_interval``; workers whose long generations are streamed want ``--stream-interval 128``.
 - It has no ``/abort_request``, ``/server_info`` and ``/open_session`` (404; sglang issue 6531, open). ``/workers``
   lists its workers, those that joined a moment ago included; older ones had ``/list_workers``. When the connection of
-  a request is cut it cuts the worker's at once, and the worker notices that within some seconds.
+  a request is cut it cuts the worker's at once, of a stream with the next piece, and the worker notices that within
+  some seconds.
 - ``/flush_cache`` goes to all workers, and is answered with 206 where one of them refuses or is down.
 - ``/get_model_info`` goes to one worker, which may be one that has died and is not yet known to have (500). The context
   is in nothing that it answers by itself.

@@ -27,10 +27,6 @@ from a1_sgl.errors import ChainAborted, ConfigError, RuntimeFault
 T = TypeVar("T")
 _TORN = "\N{REPLACEMENT CHARACTER}"
 _WHOLE_CHARACTER = 3  # a UTF-8 character has at most four bytes, so at most three tokens of a torn one
-_STREAMED = 1024
-"""Generations that may be longer than this come in pieces, so that silence is told from length."""
-_PIECE = 128
-"""Tokens in such a piece."""
 _FLUSHES = 20
 """Tries to empty a cache, spread over a second."""
 _NOTHING = {"max_new_tokens": 0}
@@ -128,14 +124,17 @@ class SGLang:
     async def generate(self, request: Request, sampling: Mapping[str, Any]) -> Generation:
         """As in `Engine`. Keys of `sampling` that are the request's and not the sampling's, such as
         ``return_logprob``, are sent as such."""
-        payload = self._payload(request, sampling, **_own(request))
-        transport, last = self._transport, int(sampling.get("max_new_tokens") or 0)
-        if last > _STREAMED:
-            payload["sampling_params"]["stream_interval"] = _PIECE
-            call = transport.call_streamed
-        else:
-            call = transport.call
-        written, started = await call(payload, request.scope, self._writer(request), request.route)
+        whole = self._payload(request, sampling, **_own(request))
+        transport, longest = self._transport, int(sampling.get("max_new_tokens") or 0)
+
+        def payload() -> Mapping[str, Any]:
+            piece = transport.pace.piece(longest, transport.limit.busy)
+            if piece is None:
+                return whole
+            return {**whole, "sampling_params": {**whole["sampling_params"], "stream_interval": piece}, "stream": True}
+
+        written, started = await transport.call(payload, request.scope, self._writer(request), request.route)
+        transport.pace.saw(written[0].completion_tokens, time.time() - started, transport.limit.busy + 1)
         return self._generation(written, started)
 
     async def stream(self, request: Request, sampling: Mapping[str, Any]) -> AsyncIterator[str | Generation]:

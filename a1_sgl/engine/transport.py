@@ -5,7 +5,8 @@ What fails in passing loses nothing and slows the run down:
 - a runtime that cannot be reached opens the circuit: requests wait, one probe asks whether it is back;
 - 429 and 503 are waited out, as long as ``Retry-After`` says where it does, and lower the limit of requests in flight;
 - a cut connection, silence, a server error or an unusable answer is repeated under a fresh request id with growing
-  pauses, the old one being aborted; silence lowers the limit too, since who has too much to do says nothing either.
+  pauses, the old one being aborted; silence lowers the limit too, since who has too much to do says nothing either,
+  and what is repeated then comes in pieces.
 
 `Settings.patience` bounds the waiting for a runtime, `Settings.attempts` how often one request may be answered badly.
 """
@@ -39,15 +40,17 @@ from pydantic import SecretStr
 from yarl import URL
 
 from a1_sgl.engine import gateway
-from a1_sgl.engine.answers import Unusable, json, said
+from a1_sgl.engine.answers import Unusable, json, refused, said
 from a1_sgl.engine.gateway import Worker
 from a1_sgl.engine.loop import loop, submit
+from a1_sgl.engine.pace import Pace
 from a1_sgl.engine.protocol import NOWHERE, Ids, Load, Route
 from a1_sgl.engine.scope import Scope
 from a1_sgl.errors import ChainAborted, ConfigError, RuntimeFault
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+Payload = Mapping[str, Any]
 
 _BUSY = (429, 503)
 _BROKEN = (408, 500, 504)
@@ -255,6 +258,7 @@ class Transport:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         files = hard if hard != resource.RLIM_INFINITY else 1 << 20
         self.limit = Limit(max(1, min(settings.in_flight, (files - 128) // 2)))  # a pair shares the files
+        self.pace = Pace(settings.silence)
         self._session: aiohttp.ClientSession | None = None
         self._down: _Down | None = None  # while the circuit is open
         self._probing: asyncio.Task[None] | None = None
@@ -298,11 +302,14 @@ class Transport:
         return await self._plain("POST", path)
 
     async def call(
-        self, payload: Mapping[str, Any], scope: Scope, read: Callable[[bytes], T], route: Route = NOWHERE
+        self, payload: Payload | Callable[[], Payload], scope: Scope, read: Callable[[bytes], T], route: Route = NOWHERE
     ) -> tuple[T, float]:
         """Posts to ``/generate`` and reads the answer; returns it and when the attempt that was answered began.
 
+        Of an answer in pieces, each of which is a sign of life, the last is read.
+
         Args:
+            payload: the request, or what makes it for each attempt.
             read: makes something of the answer; raises `Unusable` where it cannot.
             route: what the request shares a prefix with, for a gateway to know.
 
@@ -311,14 +318,7 @@ class Transport:
             ChainAborted: the scope was stopped; `spent` is empty: an aborted request that was answered returns it.
         """
         with self._flight(scope, route) as flight:
-            return await self._repeat(flight, payload, _whole, read)
-
-    async def call_streamed(
-        self, payload: Mapping[str, Any], scope: Scope, read: Callable[[bytes], T], route: Route = NOWHERE
-    ) -> tuple[T, float]:
-        """Like `call`, for a long generation: the answer comes in pieces, each of which is a sign of life."""
-        with self._flight(scope, route) as flight:
-            return await self._repeat(flight, {**payload, "stream": True}, _last, read)
+            return await self._repeat(flight, payload, _last, read)
 
     async def pieces(
         self, payload: Mapping[str, Any], scope: Scope, route: Route = NOWHERE
@@ -442,7 +442,7 @@ class Transport:
     async def _repeat(
         self,
         flight: _Flight,
-        payload: Mapping[str, Any],
+        payload: Payload | Callable[[], Payload],
         body_of: Callable[[aiohttp.ClientResponse], Any],
         read: Callable[[bytes], T],
         again: Callable[[], bool] = lambda: True,
@@ -460,7 +460,7 @@ class Transport:
             started = time.time()
             try:
                 flight.check()  # a place that was given and a stop may come together
-                found = read(await self._send(flight, payload, body_of))
+                found = read(await self._send(flight, payload() if callable(payload) else payload, body_of))
                 self.limit.answered()
                 return found, started
             except Unusable as error:
@@ -523,6 +523,7 @@ class Transport:
             raise _Passing(f"{self}: /generate failed ({_plainly(error)}); is the runtime up?", bad=False) from error
         except TimeoutError as error:
             self.limit.refused(self.settings.silence)
+            self.pace.silent()
             raise _Passing(f"{self}: /generate gave no answer within {self.settings.silence:g} s", bad=True) from error
         except (aiohttp.ClientError, OSError) as error:
             raise _Passing(f"{self}: /generate failed ({_named(error)}); is the runtime up?", bad=False) from _cause(
@@ -702,15 +703,23 @@ def _cause(error: Exception) -> Exception | None:
     return None if isinstance(error, aiohttp.ClientResponseError) else error
 
 
-async def _whole(response: aiohttp.ClientResponse) -> bytes:
-    return await response.read()
-
-
 async def _last(response: aiohttp.ClientResponse) -> bytes:
-    found = b""
-    async with aclosing(_data(response)) as data:
-        async for piece in data:
-            found = piece
+    """An answer, of server-sent events the last data. One that should be a stream and is none is the reader's to judge.
+
+    As `_data`, without the generators, which would cost as much a piece as its reading does.
+    """
+    if response.content_type != "text/event-stream":
+        return await response.read()
+    found, rest, whole, read = b"", b"", False, response.content.readany
+    while block := await read():
+        complete, rest = _events(rest + block)
+        for data in complete:
+            if data == _DONE:
+                whole = True
+            else:
+                found = data
+    if not whole:
+        raise aiohttp.ClientPayloadError(_BROKE_OFF)
     return found
 
 
@@ -728,20 +737,34 @@ async def _data(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]
     """
     rest, whole = b"", False
     async for block in response.content.iter_any():
-        *events, rest = (rest + block).split(b"\n\n")
-        for event in events:
-            for line in event.split(b"\n"):
-                if not line.startswith(b"data:"):
-                    continue
-                data = line[5:].strip()
-                if data == b"[DONE]":
-                    whole = True
-                elif data.startswith(b'{"error"'):
-                    raise _Told(_status(data), data)
-                else:
-                    yield data
+        complete, rest = _events(rest + block)
+        for data in complete:
+            if data == _DONE:
+                whole = True
+            else:
+                yield data
     if not whole:
-        raise aiohttp.ClientPayloadError("the stream broke off")
+        raise aiohttp.ClientPayloadError(_BROKE_OFF)
+
+
+_DONE = b"[DONE]"
+_BROKE_OFF = "the stream broke off"
+
+
+def _events(text: bytes) -> tuple[list[bytes], bytes]:
+    """The data of the events that are complete, and what is left over.
+
+    Raises:
+        _Told: one of them tells of an error.
+    """
+    *events, rest = text.split(b"\n\n")
+    found = [line[5:].strip() for event in events for line in event.split(b"\n") if line.startswith(b"data:")]
+    for data in found:
+        if data.startswith(b'{"error"'):
+            raise _Told(_status(data), data)
+        if b'"status_code"' in data and (refusal := refused(data)) is not None:
+            raise _Told(*refusal)
+    return found, rest
 
 
 def _status(data: bytes) -> int:

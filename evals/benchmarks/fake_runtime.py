@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ def application(text: str, ids: list[int], context: int) -> web.Application:
     """What answers: every generation writes `text`, and every token is as likely as the next."""
     app = web.Application(client_max_size=1 << 26)
 
-    async def generate(request: web.Request) -> web.Response:
+    async def generate(request: web.Request) -> web.StreamResponse:
         asked = orjson.loads(await request.read())
         count = len(asked["input_ids"])
         writes = asked["sampling_params"]["max_new_tokens"] > 0
@@ -41,6 +43,8 @@ def application(text: str, ids: list[int], context: int) -> web.Application:
             rest = [[-0.5, token, None] for token in asked["input_ids"][start + 1 :]]
             meta["input_token_logprobs"] = [[None, 0, None], *rest]
         answer = {"text": text if writes else "", "output_ids": ids if writes else [], "meta_info": meta}
+        if asked.get("stream"):
+            return await streamed(request, pieces(answer, asked["sampling_params"].get("stream_interval", 1)))
         return web.Response(body=orjson.dumps(answer), content_type="application/json")
 
     async def info(_: web.Request) -> web.Response:
@@ -60,6 +64,32 @@ def application(text: str, ids: list[int], context: int) -> web.Application:
         app.router.add_post(path, nothing)
     app.router.add_get("/health", nothing)
     return app
+
+
+async def pieces(answer: dict[str, Any], interval: int) -> AsyncGenerator[dict[str, Any], None]:
+    """`answer` as it grows, the way SGLang sends it: the first token at once, then so many more each time, each piece
+    with all that was written so far."""
+    ids, text, meta = answer["output_ids"], answer["text"], answer["meta_info"]
+    for count in range(1, len(ids), interval):
+        so_far = {"finish_reason": None, "completion_tokens": count}
+        if "output_token_logprobs" in meta:
+            so_far["output_token_logprobs"] = meta["output_token_logprobs"][:count]
+        yield {
+            "text": text[: len(text) * count // len(ids)], "output_ids": ids[:count], "meta_info": {**meta, **so_far}
+        }  # fmt: skip
+    yield answer
+
+
+async def streamed(request: web.Request, answers: AsyncGenerator[dict[str, Any], None]) -> web.StreamResponse:
+    """Answers `request` with server-sent events."""
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    await response.prepare(request)
+    async with aclosing(answers) as pieces:
+        async for piece in pieces:
+            await response.write(b"data: " + orjson.dumps(piece) + b"\n\n")
+    await response.write(b"data: [DONE]\n\n")
+    await response.write_eof()
+    return response
 
 
 async def serve(context: int) -> None:

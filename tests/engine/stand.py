@@ -3,18 +3,25 @@
 import asyncio
 import threading
 import time
+from contextlib import suppress
 
 from aiohttp import web
 
 from a1_sgl.engine.gateway import ROUTING_KEY
-from a1_sgl.evals.benchmarks.fake_runtime import TOKENIZER
+from a1_sgl.evals.benchmarks.fake_runtime import TOKENIZER, pieces, streamed
 
 
 class Stand:
-    """A runtime in a thread of its own; `answers` are those to paths that it answers otherwise, a status or JSON."""
+    """A runtime in a thread of its own; `answers` are those to paths that it answers otherwise, a status or JSON.
+
+    Attributes:
+        tokens: how many it writes at most.
+        pause: seconds before each piece.
+    """
 
     def __init__(self, **answers):
         self.answers, self.seen, self.keys, self.cut, self.held = answers, [], [], [], {}
+        self.tokens, self.pause = 1, 0.0
         self.loop = asyncio.new_event_loop()
         threading.Thread(target=self.loop.run_forever, daemon=True).start()
         self.port = 0
@@ -64,21 +71,35 @@ class Stand:
         asked = await request.json()
         self.seen.append(asked)
         self.keys.append(request.headers.get(ROUTING_KEY))
-        ended, most = asyncio.Event(), asked["sampling_params"].get("max_new_tokens", 0)
+        most = asked["sampling_params"].get("max_new_tokens", 0)
         if most > 512:
             refusal = "Requested token count exceeds the model's maximum context length of 512 tokens. You ..."
             return web.json_response({"error": {"message": refusal}}, status=400)
-        meta = {"finish_reason": {"type": "length", "length": most}, "prompt_tokens": 3, "cached_tokens": 1}
-        if most == 500:  # for ever
-            self.held[asked["rid"]] = ended
-            try:
-                await ended.wait()
-            except asyncio.CancelledError:
+        if asked.get("stream"):
+            return await streamed(request, self._pieces(asked, most))
+        return web.json_response([answer async for answer in self._pieces(asked, most)][-1])
+
+    async def _pieces(self, asked, most):
+        """The answer as it grows; the last is the whole of it."""
+        ids = [20] * min(most, self.tokens)
+        meta = {"id": asked["rid"], "prompt_tokens": 3, "cached_tokens": 1, "completion_tokens": len(ids)}
+        whole = {"text": "7" * len(ids), "output_ids": ids}
+        whole["meta_info"] = meta | {"finish_reason": {"type": "length", "length": most}}
+        if most != 500:
+            async for piece in pieces(whole, asked["sampling_params"].get("stream_interval", 1)):
+                await asyncio.sleep(self.pause)
+                yield piece
+            return
+        self.held[asked["rid"]] = ended = asyncio.Event()  # for ever
+        try:
+            while not ended.is_set():
+                yield whole | {"meta_info": meta | {"finish_reason": None}}
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(ended.wait(), 0.1)
+        finally:
+            if not ended.is_set():
                 self.cut.append(asked["rid"])
-                raise
-            meta["finish_reason"] = {"type": "abort", "message": "aborted"}
-        meta |= {"id": asked["rid"], "completion_tokens": 1 if most else 0}
-        return web.json_response({"text": "7" if most else "", "output_ids": [20] if most else [], "meta_info": meta})
+        yield whole | {"meta_info": meta | {"finish_reason": {"type": "abort", "message": "aborted"}}}
 
 
 def until(reached):

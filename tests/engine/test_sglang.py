@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import sglang as sgl
 
-from a1_sgl.engine import Request, Scope, Settings, sglang, wait
+from a1_sgl.engine import Request, Scope, Settings, wait
+from a1_sgl.engine.pace import Pace
 from a1_sgl.errors import ChainAborted, ConfigError, RuntimeFault
 from a1_sgl.session import Backend, Roles
 
@@ -99,10 +100,9 @@ def test_a_generation_that_may_be_long_is_the_same_in_pieces(target, questions, 
     """Beyond a length it is asked for in pieces, so that silence is told from length."""
     prompt = target.codec.encode(target.codec.render(questions[0].messages))
     sampling = {"max_new_tokens": 300, "temperature": 0.0}
-    monkeypatch.setattr(sglang, "_STREAMED", 1000)
+    monkeypatch.setattr(Pace, "piece", lambda *_: None)
     short = wait(target.generate(request(prompt), sampling))
-    monkeypatch.setattr(sglang, "_STREAMED", 100)
-    monkeypatch.setattr(sglang, "_PIECE", 16)
+    monkeypatch.setattr(Pace, "piece", lambda *_: 16)
     long = wait(target.generate(request(prompt), sampling))
     assert long.ended
     assert (short.text, short.ids, short.ended) == (long.text, long.ids, long.ended)
@@ -123,8 +123,7 @@ def test_what_is_written_comes_with_its_log_probabilities(each, reference, in_pi
     wait(each.flush())
     prefill(each, prompt)
     if in_pieces:
-        monkeypatch.setattr(sglang, "_STREAMED", 8)
-        monkeypatch.setattr(sglang, "_PIECE", 4)
+        monkeypatch.setattr(Pace, "piece", lambda *_: 4)
     sampling = {"max_new_tokens": 20, "temperature": 0.6, "top_p": 0.9}
     plain = wait(each.generate(request(prompt), sampling))
     found = wait(each.generate(request(prompt, logprobs=20), sampling))
@@ -154,7 +153,7 @@ def test_an_end_token_has_a_log_probability_too(target, questions, reference):
 @pytest.mark.parametrize("in_pieces", [False, True])
 def test_a_generation_that_is_stopped_returns_what_there_is(target, in_pieces, monkeypatch):
     scope = Scope()
-    monkeypatch.setattr(sglang, "_STREAMED", 100 if in_pieces else 1000)
+    monkeypatch.setattr(Pace, "piece", lambda *_: 64 if in_pieces else None)
 
     async def stopped():
         sampling = {"max_new_tokens": 400, "temperature": 0.6, "ignore_eos": True}

@@ -165,11 +165,14 @@ def says(body):
 
 
 def pieces(*texts, pause=0.0, done=True, error=None):
+    """A stream; a text is a piece's answer, and bytes are all of its data."""
+
     async def step(request, now):
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         for text in texts:
-            await response.write(f"data: {json.dumps(answer(text))}\n\n".encode())
+            data = text if isinstance(text, bytes) else json.dumps(answer(text)).encode()
+            await response.write(b"data: " + data + b"\n\n")
             await asyncio.sleep(pause)
         if error is not None:
             await response.write(f"data: {json.dumps({'error': error})}\n\n".encode())
@@ -179,6 +182,12 @@ def pieces(*texts, pause=0.0, done=True, error=None):
         return response
 
     return step
+
+
+def refusal(code):
+    """A piece that tells of a refusal, as SGLang does once it has answered 200."""
+    reason = {"type": "abort", "message": "The queue is full", "status_code": code, "err_type": None}
+    return json.dumps({"text": "", "output_ids": [], "meta_info": {"finish_reason": reason}}).encode()
 
 
 @pytest.fixture
@@ -204,8 +213,8 @@ def connect():
 
 
 def call(transport, scope=None, streamed=False):
-    method = transport.call_streamed if streamed else transport.call
-    return method({"input_ids": [1, 2], "sampling_params": {}}, scope or Scope(), answers.read)
+    payload = {"input_ids": [1, 2], "sampling_params": {}} | ({"stream": True} if streamed else {})
+    return transport.call(payload, scope or Scope(), answers.read)
 
 
 def told(transport, scope=None, streamed=False):
@@ -222,6 +231,7 @@ def test_a_call_is_answered(server, connect):
     assert server.seen[0]["input_ids"] == [1, 2]
 
 
+@pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize(
     "fault",
     [
@@ -241,9 +251,9 @@ def test_a_call_is_answered(server, connect):
         says(b""),
     ],
 )
-def test_a_fault_that_passes_is_repeated_under_another_id(server, connect, fault):
-    server.script = [fault, fault]
-    assert told(connect(server)) == "done"
+def test_a_fault_that_passes_is_repeated_under_another_id(server, connect, fault, streamed):
+    server.script = [fault, fault, pieces("do", "done") if streamed else well]
+    assert told(connect(server), streamed=streamed) == "done"
     assert len({one["rid"] for one in server.seen}) == 3
 
 
@@ -584,6 +594,15 @@ def test_progress_is_a_sign_of_life(server, connect):
         pieces("a", error={"message": "oh", "code": 500}),
         pieces("a", error="oh"),
         pieces(error={"message": "full", "code": 503}),
+        pieces("a", b"<html>"),
+        pieces("a", json.dumps(answer("ab")).encode()[:-9]),
+        pieces("a", json.dumps(answer("ab")).replace("1", "NaN").encode()),
+        pieces("a", json.dumps(answer("ab") | {"output_ids": [7, 8]}).encode()),
+        pieces("a", json.dumps(answer("ab", type=None)).encode()),
+        pieces("a", b"[]"),
+        pieces("a", b""),
+        pieces("a", refusal(503)),
+        pieces(refusal(500)),
     ],
 )
 def test_a_stream_without_its_end_is_repeated(server, connect, fault):
@@ -597,6 +616,55 @@ def test_a_refusal_in_a_stream_is_final(server, connect):
     with pytest.raises(RuntimeFault, match="answered 400.*too long"):
         told(connect(server), streamed=True)
     assert len(server.seen) == 1
+
+
+def test_a_refusal_by_an_abort_in_a_stream_is_what_it_would_be_without_one(server, connect):
+    server.script = [pieces(refusal(400))]
+    with pytest.raises(RuntimeFault, match="answered 400: The queue is full"):
+        told(connect(server), streamed=True)
+    assert len(server.seen) == 1
+    transport = connect(server, attempts=1)  # which busyness does not count against
+    server.script = [pieces(refusal(503)), pieces("a", refusal(503)), pieces("a")]
+    assert told(transport, streamed=True) == "a"
+    assert transport.limit.now < transport.limit.most
+
+
+@pytest.mark.parametrize("code", [None, 200, "503"])
+def test_an_abort_without_a_status_is_an_answer(server, connect, code):
+    server.script = [pieces("a", refusal(code))]
+    found, _ = wait(call(connect(server), streamed=True))
+    assert found.aborted
+
+
+def test_a_text_about_statuses_is_a_text(server, connect):
+    text = 'a "status_code": 503 and {"error": 500}'
+    server.script = [pieces(text)]
+    assert told(connect(server), streamed=True) == text
+
+
+def test_an_answer_that_is_no_stream_is_read_as_one_piece(server, connect):
+    """Whoever stands between may have gathered it."""
+    assert told(connect(server), streamed=True) == "done"
+    server.script = [says(b"<html>")] * 2
+    with pytest.raises(RuntimeFault, match="not JSON: '<html>'"):
+        told(connect(server, attempts=2), streamed=True)
+
+
+@pytest.mark.parametrize("size", [1, 7, 40])
+def test_pieces_may_be_torn_anywhere(server, connect, size):
+    body = b"".join(b"data: " + json.dumps(answer(text)).encode() + b"\n\n" for text in ("a", "ab", "abc"))
+    body = b": still there\n\n" + body + b"data: [DONE]\n\n"
+
+    async def torn(request, now):
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
+        await response.prepare(request)
+        for start in range(0, len(body), size):
+            await response.write(body[start : start + size])
+            await asyncio.sleep(0)
+        return response
+
+    server.script = [torn]
+    assert told(connect(server), streamed=True) == "abc"
 
 
 async def _gather(transport, scope, most=100):
