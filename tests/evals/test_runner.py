@@ -32,7 +32,7 @@ TASK = find_task("chain")
 def plan(program="a1", **changes):
     settings = {
         "task": TASK, "split": "test", "program": program, "runtime": None if program == "a1" else "target",
-        "questions": 12, "chains": 3, "seed": 5, "parameters": {},
+        "questions": 12, "chains": 3, "seed": 5, "levels": "3:4", "parameters": {},  # short ones
         "sampling": {"temperature": 0.6, "top_p": 1.0}, "alpha": 0.3 if program == "a1" else None,
     }  # fmt: skip
     return Eval(**settings | changes)
@@ -41,7 +41,7 @@ def plan(program="a1", **changes):
 def command(runtimes, out, *more):
     return [
         sys.executable, "-m", "a1_sgl.cli", "eval", "--out", str(out), "--draft", runtimes["draft"].url,
-        "--target", runtimes["target"].url, *more,
+        "--target", runtimes["target"].url, "--levels", "3:4", *more,
     ]  # fmt: skip
 
 
@@ -109,9 +109,10 @@ def test_calibrate_then_eval_end_to_end(pair, card, tmp_path):
     assert (tmp_path / "run" / "chains.jsonl").read_text().count("\n") == 36
 
 
-def test_gating_pays(pair, card, tmp_path):
+def test_gating_pays(pair, tmp_path):
     """With a useful gate A1 is far better than its draft and writes far fewer target tokens than the target alone."""
-    options = {"questions": 24, "chains": 2}
+    options = {"questions": 16, "chains": 2, "levels": None}
+    card, _ = calibrate(plan(**options, split="calibration"), pair, tmp_path / "calibration")
     draft = evaluate(plan("direct", runtime="draft", **options), pair.alone("draft"), tmp_path / "draft")[1]
     target = evaluate(plan("direct", **options), pair.alone("target"), tmp_path / "target")[1]
     both = evaluate(plan(card=card, **options), pair, tmp_path / "a1")[1]
@@ -126,7 +127,7 @@ def test_gating_pays(pair, card, tmp_path):
 def test_a_stopped_run_resumes_with_no_chain_lost_or_run_twice(runtimes, tmp_path, number):
     out = tmp_path / "run"
     arguments = command(
-        runtimes, out, "--questions", "8", "--chains", "3", "--in-flight", "4", "--quiet", "--gate", "marginal"
+        runtimes, out, "--questions", "6", "--chains", "3", "--in-flight", "4", "--quiet", "--gate", "marginal"
     )
     process = subprocess.Popen(
         arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -140,16 +141,16 @@ def test_a_stopped_run_resumes_with_no_chain_lost_or_run_twice(runtimes, tmp_pat
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     kept = chains.read_text().split("\n")[:-1]
-    assert 5 <= len(kept) < 24
+    assert 5 <= len(kept) < 18
     if number == signal.SIGINT:
         assert process.returncode == 130
-        assert f"{len(kept)} of 24 chains are kept" in said
+        assert f"{len(kept)} of 18 chains are kept" in said
         assert json.loads((out / "summary.json").read_text())["errors"] == {}
     finished = subprocess.run(arguments, capture_output=True, text=True, timeout=200)
     assert finished.returncode == 0, finished.stderr
     folder = RunFolder.read(out)
     assert Counter((c.question, c.sample) for c in folder.chains).most_common(1)[0][1] == 1
-    assert len(folder.chains) == 24
+    assert len(folder.chains) == 18
     assert chains.read_text().split("\n")[: len(kept)] == kept
     assert len(folder.run["sessions"]) == 2
     # The resumed gate knows the scores of finished chains, and of those alone.
@@ -240,13 +241,13 @@ def test_a_runtime_that_dies_loses_no_finished_chain(stranger, tmp_path):
                 seen.append(len(recorder.folder.finished))
                 os.killpg(running.pid, signal.SIGKILL)
 
-        long = plan("direct", questions=40, chains=2, parameters={"max_tokens": 300})
+        long = plan("direct", questions=16, chains=2, parameters={"max_tokens": 300})
         # Without patience: what it costs is waited for once, and then for each chain anew.
         with Backend.connect(target=running.url, in_flight=8, settings=Settings(patience=0.2)) as backend:
             _, summary = evaluate(long, backend, tmp_path / "run", progress)
     assert seen
     assert summary["chains_completed"] >= seen[0]
-    assert summary["chains_completed"] + summary["chains_lost"] == 80
+    assert summary["chains_completed"] + summary["chains_lost"] == 32
     assert summary["chains_lost"] > 0
     assert any("is the runtime up" in why for why in summary["errors"])
     assert sum(summary["errors"].values()) == summary["chains_lost"]
@@ -345,7 +346,7 @@ def test_a_programs_own_refusal_ends_the_run_at_once(pair, tmp_path):
 )
 def test_an_interrupted_run_goes_on_with_no_chain_lost_or_twice(program, changes, pair, tmp_path):
     """Twice, and then to its end; with so few places that much is under way and much is not begun."""
-    made = plan(program, questions=6, **changes)
+    made = plan(program, questions=5, **changes)
     backend = few(pair if made.runtime is None else pair.alone("target"), 4)
     kept = []
     for chains in (3, 8):
@@ -354,12 +355,12 @@ def test_an_interrupted_run_goes_on_with_no_chain_lost_or_twice(program, changes
         read = RunFolder.read(tmp_path / "run")
         assert made.strategy.joint or list(names(read.finished))[: len(kept)] == kept
         assert set(names(read.finished).values()) == {1}
-        assert chains <= len(read.finished) < 6 * made.chains
+        assert chains <= len(read.finished) < 5 * made.chains
         assert json.loads((tmp_path / "run" / "summary.json").read_text())["errors"] == {}
         kept = list(names(read.finished))
     folder, summary = evaluate(made, backend, tmp_path / "run")
     assert names(folder.finished) == names(folder.chains) == everyone(made)
-    assert summary["chains_completed"] == 6 * made.chains
+    assert summary["chains_completed"] == 5 * made.chains
     assert summary["chains_lost"] == summary["chains_ungraded"] == 0
     assert made.strategy.joint or list(names(folder.finished))[: len(kept)] == kept
     ends = Counter((e.question, e.sample) for e in folder.events if isinstance(e, ChainEvent))
