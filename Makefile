@@ -6,7 +6,7 @@ demo: setup  ## two runtimes, calibration, three evals, one table
 	@.venv/bin/a1 demo
 
 test: setup lint  ## lint, types, and every test that is not slow, a file at a time in each of two processes
-	@.venv/bin/python -m pytest -n 2 --dist loadfile
+	@.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 slow: setup  ## the tests that take minutes
 	@.venv/bin/python -m pytest -m slow
