@@ -25,6 +25,7 @@ from math import nan
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, rms_norm
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -372,9 +373,11 @@ def train(role: str, recipe: Recipe, out: Path, init: Path | None, log_every: in
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
-    """Writes the Hugging Face folder."""
+    """Writes the Hugging Face folder, its weights in 16 bits; whoever loads them has the 32 that its config says."""
     out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(out)
+    weights = out / "model.safetensors"
+    save_file({name: one.half() for name, one in load_file(weights).items()}, weights, metadata={"format": "pt"})
     tokenizer.save_pretrained(out)
 
 
