@@ -6,7 +6,7 @@ control, which sets the level that its p-value is compared with.
 
 from a1_sgl.conformal.alarm import Alarm, GuardedGate
 from a1_sgl.conformal.auditing import Audited, AuditedGate, false_accepts
-from a1_sgl.conformal.bank import Bank, Counts, MondrianBank, ScoreBank, ShrunkBank
+from a1_sgl.conformal.bank import Bank, MondrianBank, ScoreBank, ShrunkBank
 from a1_sgl.conformal.budget import OpenBudget, TurnBudget, worst
 from a1_sgl.conformal.card import Card
 from a1_sgl.conformal.certificate import Certificate, Standing
@@ -64,7 +64,6 @@ __all__ = [
     "Card",
     "Certificate",
     "Control",
-    "Counts",
     "Decided",
     "Decider",
     "Decision",

@@ -10,7 +10,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Hashable, Iterable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from sortedcontainers import SortedList
 
@@ -52,14 +52,6 @@ class Bank(Protocol):
     def __len__(self) -> int: ...
 
 
-class Counts(NamedTuple):
-    """How a score stands against a bank: the bank's scores greater than it, equal to it, and in all."""
-
-    greater: int
-    equal: int
-    n: int
-
-
 class ScoreBank:
     """A multiset of finite scores with O(log n) insertion and look-up.
 
@@ -76,8 +68,10 @@ class ScoreBank:
     def __len__(self) -> int:
         return len(self._scores)
 
-    def counts(self, score: float, *, add: bool = False) -> Counts:
-        """Where `score` stands; with `add` it joins the bank afterwards, in one atomic step.
+    def counts(self, score: float, *, add: bool = False) -> tuple[int, int, int]:
+        """How many scores are greater than `score`, how many equal it, and how many there are.
+
+        With `add` it joins the bank afterwards, in one atomic step.
 
         Raises:
             ValueError: for a score that is not finite; the bank is left as it was.
@@ -90,7 +84,7 @@ class ScoreBank:
             equal = above - scores.bisect_left(score) if score in scores else 0
             if add:
                 self._insert(score)
-        return Counts(n - above, equal, n)
+        return n - above, equal, n
 
     def rank(self, score: float, place: Place | None = None, *, add: bool = False) -> Rank:
         """As in `Bank`; the place does not matter here."""

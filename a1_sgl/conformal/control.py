@@ -142,20 +142,21 @@ class Offsets:
         if not all(family in steps and 0 < real(cap) < math.inf for family, cap in caps.items()):
             raise ValueError(f"caps must be positive and name families among {list(steps)}, not {dict(caps)}")
         self.decay = decay
-        # The categories of the place last asked about: a decision asks for its level and updates, with one look-up.
-        self._asked: tuple[Place | None, list[Hashable], list[_Category]] = (None, [], [])
+        # The place last asked about and its categories: a decision asks for its level and updates, with one look-up.
+        self._asked: tuple[Place | None, list[tuple[_Family, Hashable, _Category]]] = (None, [])
         self._families = [_Family(family, step, caps.get(family)) for family, step in steps.items()]
 
     def level(self, place: Place) -> float:
         """As in `Control`."""
-        level, forced = self.alpha, None
-        keys = [family.key(place) for family in self._families]
-        found = [family.of.get(at) or _Category() for family, at in zip(self._families, keys, strict=True)]
-        self._asked = place, keys, found
-        for family, mine in zip(self._families, self._asked[2], strict=True):
-            if forced is None and family.cap is not None and abs(mine.excess) >= family.cap:
+        level, forced, found = self.alpha, None, []
+        for family in self._families:
+            at = family.key(place)
+            mine = family.of.get(at) or _Category()
+            found.append((family, at, mine))
+            if family.cap is not None and forced is None and abs(mine.excess) >= family.cap:
                 forced = -1.0 if mine.excess > 0 else 2.0
             level += mine.offset
+        self._asked = place, found
         return level if forced is None else forced
 
     def update(self, place: Place, took_over: bool) -> None:
@@ -163,7 +164,7 @@ class Offsets:
         error = took_over - self.alpha
         if self._asked[0] is not place:
             self.level(place)
-        for family, at, mine in zip(self._families, *self._asked[1:], strict=True):
+        for family, at, mine in self._asked[1]:
             if not mine.n:
                 family.begin(at, mine)  # with its first decision, and not because it was asked about
             mine.n += 1
@@ -175,7 +176,7 @@ class Offsets:
 
     def forget(self, question: Hashable) -> None:
         """As in `Control`: categories by question go; what is promised of them holds for what was decided."""
-        self._asked = (None, [], [])
+        self._asked = (None, [])
         for family in self._families:
             family.forget(question)
 
@@ -192,7 +193,7 @@ class Offsets:
             {from_json(category): _Category(*values) for category, *values in categories}
             for _, categories in zip(self._families, state, strict=True)
         ]
-        self._asked = (None, [], [])
+        self._asked = (None, [])
         for family, of in zip(self._families, restored, strict=True):
             family.restore(of)
 

@@ -21,15 +21,16 @@ from .matrix import (
 )
 
 EVERYTHING = Fault((*TRANSPORT, *ANSWERS), gateway=True)
+SHORT = ("--levels", "3:4")
 SELECTION = [
-    Case("transport", Fault(TRANSPORT), options=("--set", "take_over=resample"), questions=4),
-    Case("answers", Fault(ANSWERS), "a1_lookahead", questions=4),
-    Case("interrupted, no aborts", EVERYTHING, act=client_interrupted, status=(130,), questions=8),
-    Case("second client", act=second_client, questions=6),
-    Case("limit on the size of files", act=file_limit, status=(2,), questions=8),
+    Case("transport", Fault(TRANSPORT), options=("--set", "take_over=resample", *SHORT), questions=4),
+    Case("answers", Fault(ANSWERS), "a1_lookahead", SHORT, questions=4),
+    Case("interrupted, no aborts", EVERYTHING, options=SHORT, act=client_interrupted, status=(130,), questions=8),
+    Case("second client", options=SHORT, act=second_client, questions=4),
+    Case("limit on the size of files", options=SHORT, act=file_limit, status=(2,), questions=8),
     Case(
         "lasting", Fault(("nan", "garbage", "error"), share=0.25, lasting=True), status=(1,), on=("target",),
-        questions=4, options=("--patience", "5"),
+        questions=4, options=("--patience", "5", *SHORT),
     ),
 ]  # fmt: skip
 
