@@ -9,6 +9,8 @@ A vote is a function from the finished chains to a weight for each; the answer w
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -100,28 +102,43 @@ def best(chains: Sequence[Voter]) -> list[float]:
 def support(name: str, chains: Sequence[Voter]) -> dict[str, float]:
     """Each answer's share of the vote, the largest first and, of equals, the earliest; chains without one have no vote.
 
-    Chains of one key are of one answer, which goes by what the first of them wrote.
+    Chains of one key are of one answer, which goes by what most of them wrote (`wording`).
 
     Raises:
-        ValueError: an unknown vote, or one that needs ratings over chains without.
+        ValueError: an unknown vote, one that needs ratings over chains without, or one whose weights are not one for
+            each chain, finite, and at least 0.
     """
     voters = [chain for chain in chains if chain.answer is not None]
-    first: dict[str, str] = {}
+    weights = find_vote(name)(voters)
+    if len(weights) != len(voters):
+        raise ValueError(f"vote {name!r} gave {len(weights)} weights for {len(voters)} chains with an answer")
+    for weight in weights:
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"vote {name!r} gave a chain the weight {weight}; weights are finite and at least 0")
     sums: dict[str, float] = {}
-    for chain, weight in zip(voters, find_vote(name)(voters), strict=True):
-        assert chain.answer is not None
-        answer = first.setdefault(counted(chain), chain.answer)
-        sums[answer] = sums.get(answer, 0.0) + weight
+    for chain, weight in zip(voters, weights, strict=True):
+        sums[counted(chain)] = sums.get(counted(chain), 0.0) + weight
     total = sum(sums.values())
     # Where no chain has any weight they are equals.
-    shares = [(answer, weight / total if total else 1 / len(sums)) for answer, weight in sums.items()]
-    return dict(sorted(shares, key=lambda one: -one[1]))
+    shares = [(key, weight / total if total else 1 / len(sums)) for key, weight in sums.items()]
+    said = {key: wording([chain for chain in voters if counted(chain) == key]) for key in sums}
+    return {said[key]: share for key, share in sorted(shares, key=lambda one: -one[1])}
 
 
 def counted(chain: Answered) -> str:
     """What its answer counts as: its key, or the answer itself where that has none."""
     assert chain.answer is not None
     return chain.key or chain.answer
+
+
+def wording(chains: Sequence[Answered]) -> str:
+    """What most of some chains of one key wrote, the earliest among equals.
+
+    A key leaves out what an answer may do without, such as a unit; so ``5 m`` and twice ``5 cm`` are one answer of
+    three votes, and that is ``5 cm``.
+    """
+    said = Counter(chain.answer for chain in chains if chain.answer is not None)
+    return max(said, key=said.__getitem__)
 
 
 def decide(name: str, chains: Sequence[Voter]) -> str | None:

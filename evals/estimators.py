@@ -46,27 +46,35 @@ def pass_at(k: int, chains: int, right: int) -> float:
     return 1 - math.comb(chains - right, k) / math.comb(chains, k)
 
 
-def maj_at(k: int, right: int, wrong: Sequence[int], silent: int = 0) -> float:
+def maj_at(k: int, right: Sequence[int], wrong: Sequence[int], silent: int = 0) -> float:
     """Chance that a majority vote of `k` chains is right, drawn from those there are; ties are broken at random.
 
     The mean over all subsets of size k, exactly: subsets are counted, not drawn.
 
     Args:
-        right: chains with the right answer.
+        right: for each right answer, the chains that give it; most questions have but one.
         wrong: for each wrong answer, the chains that give it.
         silent: chains without an answer; they have no vote.
 
     Raises:
         ValueError: not 1 <= k <= the number of chains.
     """
-    chains = right + sum(wrong) + silent
+    chains = sum(right) + sum(wrong) + silent
     if not 1 <= k <= chains:
         raise ValueError(f"maj@{k} of {chains} chains")
+    won = sum(
+        (_wins(k, mine, [*right[:i], *right[i + 1 :], *wrong], silent) for i, mine in enumerate(right)), Fraction(0)
+    )
+    return float(won / math.comb(chains, k))
+
+
+def _wins(k: int, mine: int, others: Sequence[int], silent: int) -> Fraction:
+    """In how many subsets of size k the answer of `mine` chains wins; where it ties, its share."""
     won = Fraction(0)
-    for votes in range(1, min(right, k) + 1):
-        # Ways to fill the subset with wrong answers, none of which has more votes: by how many, and how many tie.
+    for votes in range(1, min(mine, k) + 1):
+        # Ways to fill the subset with other answers, none of which has more votes: by how many, and how many tie.
         ways = {(0, 0): 1}
-        for count in wrong:
+        for count in others:
             more: defaultdict[tuple[int, int], int] = defaultdict(int)
             for (chosen, ties), ways_so_far in ways.items():
                 for taken in range(min(count, votes, k - votes - chosen) + 1):
@@ -74,8 +82,8 @@ def maj_at(k: int, right: int, wrong: Sequence[int], silent: int = 0) -> float:
             ways = dict(more)
         for (chosen, ties), ways_so_far in ways.items():
             rest = k - votes - chosen
-            won += Fraction(math.comb(right, votes) * ways_so_far * math.comb(silent, rest), 1 + ties)
-    return float(won / math.comb(chains, k))
+            won += Fraction(math.comb(mine, votes) * ways_so_far * math.comb(silent, rest), 1 + ties)
+    return won
 
 
 def sizes(chains: int) -> list[int]:

@@ -18,7 +18,7 @@ from a1_sgl.evals.environment import packages
 from a1_sgl.evals.estimators import Interval, clustered, maj_at, pass_at, sizes
 from a1_sgl.records import ChainRecord, RunFolder
 from a1_sgl.types import AuditEvent, Event, LostEvent, Usage, VerdictEvent, calls_of, unanswered
-from a1_sgl.voting import decide
+from a1_sgl.voting import counted, decide, wording
 
 
 def accuracy(by_question: Sequence[Sequence[bool]]) -> Interval:
@@ -27,20 +27,32 @@ def accuracy(by_question: Sequence[Sequence[bool]]) -> Interval:
 
 
 def at_k(by_question: Sequence[Sequence[ChainRecord]], chains: int) -> dict[str, dict[str, Interval]]:
-    """pass@k and maj@k for every k in `sizes`; a question that lost chains counts with as many as it has."""
+    """pass@k and maj@k for every k in `sizes`; a question that lost chains counts with as many as it has.
+
+    Majorities are of what votes count, an answer's key; such an answer is right if what most of its chains wrote is.
+    """
     found: dict[str, dict[str, Interval]] = {"pass_at": {}, "maj_at": {}}
     for k in sizes(chains):
         passes, majorities = [], []
         for group in by_question:
-            right = sum(chain.correct for chain in group)
-            wrong = Counter(chain.key or chain.answer for chain in group if chain.answer and not chain.correct)
-            silent = len(group) - right - wrong.total()
-            passes.append(pass_at(min(k, len(group)), len(group), right))
-            majorities.append(maj_at(min(k, len(group)), right, list(wrong.values()), silent))
+            most = min(k, len(group))
+            passes.append(pass_at(most, len(group), sum(chain.correct for chain in group)))
+            answers: defaultdict[str, list[ChainRecord]] = defaultdict(list)
+            for chain in group:
+                if chain.answer is not None:
+                    answers[counted(chain)].append(chain)
+            right, wrong = ([len(a) for a in answers.values() if _right(a) is so] for so in (True, False))
+            majorities.append(maj_at(most, right, wrong, len(group) - sum(right) - sum(wrong)))
         # A subset's vote is one answer a question, so there are no more than that.
         found["pass_at"][str(k)] = clustered(passes, len(passes))
         found["maj_at"][str(k)] = clustered(majorities, len(majorities))
     return found
+
+
+def _right(chains: Sequence[ChainRecord]) -> bool:
+    """Whether what most of some chains of one key wrote is right."""
+    said = wording(chains)
+    return any(chain.correct for chain in chains if chain.answer == said)
 
 
 def voted(vote: str, chains: Sequence[ChainRecord]) -> bool:

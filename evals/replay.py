@@ -47,13 +47,15 @@ from a1_sgl.errors import ConfigError, why
 UNKNOWN = (
     "A replay cannot know how a chain would have gone on after a decision other than the recorded one; it keeps the "
     "recorded chunks, all draws of a turn included. So it tells rates, deviations and selectivity on this record, and "
-    "nothing of accuracy, tokens or time. The order of arrival is simulated, not recorded."
+    "nothing of accuracy, tokens or time. The order of arrival is simulated, not recorded. Banks begin empty, also "
+    "where a run's began with a card."
 )
 AUTHORS = "authors"
 SYNCHRONOUS = "synchronous"
 ORACLE = "oracle"
 RULES = {
-    AUTHORS: "the authors' rule: take over where the rank among a fixed array of turn-0 scores is 1 - alpha or more",
+    AUTHORS: "the authors' rule: take over where the rank among a fixed array of scores is 1 - alpha or more; the "
+    "array is that of --calibration, else the percentiles that are recorded, else the turn-0 scores of this record",
     SYNCHRONOUS: "all chains of a question wait after every turn; the worst alpha * m, by first draws, are handed over",
     ORACLE: "hindsight: of each question and turn the ceil(alpha * n) highest scores, so its rate is above alpha where "
     "alpha * n is not whole; what selectivity compares with",

@@ -306,11 +306,13 @@ def _turns(summaries: Summaries, narrow: bool) -> Figure:
 
 
 def _timeline(name: str, folder: RunFolder, narrow: bool) -> Figure:
-    """Requests in flight for each role, by kind, over the run's last session."""
+    """Requests in flight for each role, by kind, over the last session in which there were any."""
     figure, (axes,) = sheet(narrow, 2.8)
     groups: defaultdict[tuple[str, str], list[Call]] = defaultdict(list)
-    begin = folder.run["sessions"][-1]
-    for call in calls_of(folder.events):
+    sessions, calls = folder.run["sessions"], calls_of(folder.events)
+    latest = max((call.started for call in calls), default=sessions[-1])
+    begin = max((session for session in sessions if session <= latest), default=sessions[0])
+    for call in calls:
         if call.started >= begin:
             groups[call.role, call.kind].append(call)
     for i, ((role, kind), calls) in enumerate(sorted(groups.items())):
@@ -318,5 +320,7 @@ def _timeline(name: str, folder: RunFolder, narrow: bool) -> Figure:
         x, y = [time for time, _ in steps], list(itertools.accumulate(by for _, by in steps))
         axes.step(x, y, where="post", linewidth=0.9, color=COLOURS[i % len(COLOURS)], label=f"{role} {kind}")
     labels(axes, narrow, "seconds", "requests in flight")
-    legend(axes, narrow, name)
+    legend(
+        axes, narrow, name if len(sessions) == 1 else f"{name}, session {sessions.index(begin) + 1} of {len(sessions)}"
+    )
     return figure

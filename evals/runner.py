@@ -71,7 +71,8 @@ class Eval:
         levels: difficulties as ``FIRST:LAST``; None is all.
         family: kind of model that prompts are for, a name in ``task.families``; None is the usual one.
         parameters: the program's own parameters, where they differ from the task's defaults.
-        sampling: temperature, top_p and so on, as ``run`` takes them.
+        sampling: temperature, top_p and so on, as ``run`` takes them; the task's temperature and a top_p of 1 where
+            it has none.
         vote: how chains make an answer, a name in `VOTES`; None is the program's way.
         rate: how chains are rated for it, a name in `RATES`; None is the program's way.
         chunking: what ends a chunk, a name in `CHUNKINGS`; None is the task's way.
@@ -98,7 +99,7 @@ class Eval:
     program: str
     runtime: str | None
     chains: int
-    sampling: Mapping[str, Any]
+    sampling: Mapping[str, Any] = field(default_factory=dict)
     questions: int | None = None
     seed: int = 0
     levels: str | None = None
@@ -128,6 +129,8 @@ class Eval:
         check_kind(self.program, str, "program", "'a1' or 'path/to/file.py:NAME'")
         if self.card is not None:
             check_kind(self.card, Card, "card", "Card.load('card.json')")
+        usual = {"temperature": self.task.temperature, "top_p": 1.0}
+        object.__setattr__(self, "sampling", usual | dict(self.sampling))
         for name, value in self.arguments.items():
             self.strategy.check(name, value)
         if self.gate_kind not in KNOWN:

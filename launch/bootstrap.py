@@ -67,7 +67,7 @@ def main() -> int:
                 f"see {LOG}; mend the cause and run make again, it goes on where it stopped",
             )
     STAMP.write_text(wanted)
-    say(f"ready after {time.monotonic() - started:.0f} s")
+    say(f"ready after {time.monotonic() - started:.0f} s; `. .venv/bin/activate` puts a1 on the path")
     return 0
 
 

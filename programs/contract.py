@@ -408,10 +408,14 @@ def check_defaults(given: Mapping[str, Any]) -> None:
 
 @cache  # what a file registers, such as a score, it can register once
 def _load(file: Path, source: str) -> ModuleType:
-    """The module that `file` is while it has that hash; the script that runs, if it is that."""
-    main = sys.modules["__main__"]
-    if Path(getattr(main, "__file__", None) or "").resolve() == file:
-        return main
+    """The module that `file` is while it has that hash; the one that was imported already, if it was."""
+    for module in list(sys.modules.values()):  # the script that runs, or something that it imported
+        if (
+            (there := getattr(module, "__file__", None))
+            and Path(there).name == file.name
+            and Path(there).resolve() == file
+        ):
+            return module
     where = hashlib.sha256(str(file.parent).encode()).hexdigest()[:8]
     spec = importlib.util.spec_from_file_location(f"a1_sgl_user_{where}_{file.stem}", file)
     if spec is None or spec.loader is None:

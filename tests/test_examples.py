@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
         ("vote", ("draft",), "answer: 54 "),
         ("compose", ("draft", "target"), "right"),
         ("compare", ("draft", "target"), "best_of_n"),
+        ("gate", (), "504 of 2400 handed over, 21.0% for an alpha of 20%\ndrift: alarm at question 140"),
     ],
 )
 def test_an_example_runs(name, roles, says, runtimes):

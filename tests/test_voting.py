@@ -1,5 +1,6 @@
 """Votes over chains' answers."""
 
+import math
 from dataclasses import dataclass
 
 import pytest
@@ -23,10 +24,11 @@ def test_the_majority_decides_and_the_earliest_among_equals():
 
 
 def test_equal_answers_are_one_however_they_are_written():
-    """It goes by what the first chain wrote."""
+    """They go by what most chains wrote, and of equals by the first."""
     chains = [Chain("3", key="3"), Chain("3.0", key="3"), Chain("2.5", key="5/2"), Chain("5/2", key="5/2")]
     assert decide("majority", chains) == "3"
     assert decide("majority", [*chains, Chain("\\frac52", key="5/2")]) == "2.5"
+    assert decide("majority", [*chains, Chain("5/2", key="5/2")]) == "5/2"
     assert support("majority", chains) == {"3": 0.5, "2.5": 0.5}
     assert support("majority", [Chain("3", key="3"), Chain("3.0")]) == {"3": 0.5, "3.0": 0.5}  # as good as it is known
 
@@ -65,6 +67,22 @@ def test_a_missing_rating_is_an_error(name):
 def test_an_unknown_vote_is_named():
     with pytest.raises(ValueError, match="unknown vote 'loudest'; known: majority, weighted, best"):
         decide("loudest", [])
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        ([1.0], "1 weights for 2 chains"), ([-1.0, 2.0], "a chain the weight -1.0; weights are finite and at least 0"),
+        ([1.0, math.nan], "a chain the weight nan"), ([math.inf, 1.0], "a chain the weight inf"),
+    ],
+)  # fmt: skip
+def test_weights_that_are_none_are_refused_by_the_votes_name(weights, said):
+    vote("odd")(lambda chains: weights)
+    try:
+        with pytest.raises(ValueError, match=f"vote 'odd' gave {said}"):
+            decide("odd", [Chain("1"), Chain("2")])
+    finally:
+        del VOTES["odd"]
 
 
 def test_a_vote_of_ones_own_has_a_name():

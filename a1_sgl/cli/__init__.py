@@ -20,6 +20,7 @@ app = App(
     name="a1",
     help="Test-time scaling with a draft and a target model on SGLang, gated by conformal p-values.",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

@@ -57,3 +57,7 @@ def compare(
     )  # fmt: skip
     for row in rows:
         console.print(sentence(row), highlight=False, markup=False)
+    console.print(
+        "\nWhat was prefilled, and the time, depend on what runs before it had left in the prefix caches; `a1 bench` "
+        "empties them.", markup=False, highlight=False,
+    )  # fmt: skip

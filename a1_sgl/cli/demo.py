@@ -43,7 +43,6 @@ def demo(
         settings: dict[str, Any] = {
             "task": task, "split": "test", "program": program, "runtime": runtime, "questions": QUESTIONS,
             "chains": CHAINS, "seed": seed, "parameters": {},
-            "sampling": {"temperature": task.temperature, "top_p": 1.0},
         }  # fmt: skip
         return Eval(**settings | changes)
 

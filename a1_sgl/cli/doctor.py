@@ -102,6 +102,9 @@ def doctor(
 
 
 def _sglang() -> str:
+    from a1_sgl.launch.cpu_engine import enable
+
+    enable()  # as whatever uses SGLang here does
     import sglang
     import torch
 

@@ -126,6 +126,8 @@ def eval_(
         audit=audit, first=first_stage, eta=eta, explore=explore, alarm=alarm, alarm_threshold=alarm_threshold,
         allow_mismatch=tuple(allow_mismatch or ()), losses=losses,
     )  # fmt: skip
+    if gated and plan.card is None:  # said before anything is spent
+        errors.print(common.NO_CARD, markup=False, highlight=False, soft_wrap=True)
     if dry_run:
         _say(plan, like, runtimes, as_json)
         return
@@ -149,7 +151,7 @@ def eval_(
     common.print_summaries({strategy.name: summary})
     common.print_turns(summary["take_over"])
     if gated:
-        start = f"from {len(plan.card.scores):,} scores of {calibration}" if plan.card else common.NO_CARD
+        start = f"from {len(plan.card.scores):,} scores of {calibration}" if plan.card else "from an empty bank"
         console.print(f"gate: {plan.gate_kind}, {start}", markup=False, highlight=False, soft_wrap=True)
     if summary["certificate"] is not None:
         console.print(summary["certificate"]["says"], markup=False, highlight=False, soft_wrap=True)

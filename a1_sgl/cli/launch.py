@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
+import psutil
 import typer
 from rich.live import Live
 from rich.table import Table
@@ -23,10 +24,14 @@ from a1_sgl.cli.app import App, verbose
 from a1_sgl.cli.common import STATE, StateDir
 from a1_sgl.errors import ConfigError, RuntimeFault
 from a1_sgl.launch import devices
+from a1_sgl.launch.fit import Load, fits
 from a1_sgl.launch.layout import lay_out, specs
 from a1_sgl.launch.recipes import Recipe, find_recipe, recipe_of
 from a1_sgl.launch.runtimes import Running, Spec, obituary, serve, serving
 from a1_sgl.launch.state import State
+
+_SHORT = 1024
+"""Tokens of one chain: a dry run warns of what has no room for even that; `a1 doctor` knows of more."""
 
 
 class Launch(TyperGroup):
@@ -93,6 +98,14 @@ def start(
             check(spec)
     if dry_run:
         _print_commands(lay_out(wanted, here), plan, bool(here), as_json)
+        for fit in fits(wanted, here, Load(1, _SHORT), psutil.virtual_memory().total / 2**30):
+            if fit.state == "wrong":
+                fix = f"; what would: {fit.change}" if fit.change else ""
+                plan_for = "" if here else "; this machine has no GPU, --gpus COUNTxGIB plans for one that has"
+                errors.print(
+                    f"{fit.role} does not fit: {fit.says}{fix}{plan_for}", style="yellow", markup=False,
+                    highlight=False, soft_wrap=True,
+                )  # fmt: skip
         return
     store = State(state)
     if detach:

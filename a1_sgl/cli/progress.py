@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from a1_sgl.cli import console
+from a1_sgl.cli import console, errors
 
 if TYPE_CHECKING:
     from a1_sgl.evals.runner import Progress as Report
@@ -118,7 +118,7 @@ class _Display:
 
 
 class _Lines:
-    """A plain line at every tenth of the way and at least twice a minute."""
+    """A plain line at every tenth of the way and at least twice a minute, beside what the command prints."""
 
     def __init__(self, title: str) -> None:
         self._title, self._tenths, self._last = title, -1, time.monotonic()
@@ -131,7 +131,7 @@ class _Lines:
         if tenths > self._tenths or time.monotonic() - self._last > 30:
             self._tenths, self._last = tenths, time.monotonic()
             said = [f"{done}/{planned} chains", self._state.accuracy(), self._state.speed(planned), _lost(recorder)]
-            console.print(f"{self._title}: {', '.join(filter(None, said))}", highlight=False, soft_wrap=True)
+            errors.print(f"{self._title}: {', '.join(filter(None, said))}", highlight=False, soft_wrap=True)
 
 
 def _lost(recorder: Recorder) -> str:

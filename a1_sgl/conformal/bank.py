@@ -286,11 +286,11 @@ def _window(window: int | None) -> int | None:
 
 
 def finite(score: float) -> float:
-    """The score, or ValueError if it is not finite, or an integer that no float can hold."""
+    """The score as a float, or ValueError if it is not finite, or an integer that no float can hold."""
     if not is_finite(score):
         shown = f"an integer of {score.bit_length()} bits" if isinstance(score, int) else score
         raise ValueError(f"a score must be a finite number, not {shown}; a missing score is an error, not a rank")
-    return score
+    return float(score)
 
 
 def is_finite(score: float) -> bool:

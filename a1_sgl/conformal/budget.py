@@ -33,14 +33,21 @@ class TurnBudget:
         self._cells: dict[Hashable, dict[int, dict[int, bool]]] = {}
 
     def level(self, place: Place) -> float:
-        """As in `Control`."""
+        """As in `Control`.
+
+        Raises:
+            ValueError: the question has more chains than it was made for; nothing is changed.
+        """
         decided = self._cells.get(place.question, {}).get(place.turn, {})
         if place.sample in decided:
             return self.budget / self.chains if decided[place.sample] else -1.0
         left, chains = self.budget - sum(decided.values()), self.chains - len(decided)
-        if left <= 0 or chains <= 0:
-            return -1.0
-        return left / chains
+        if chains <= 0:
+            raise ValueError(
+                f"a budget of {self.budget} for {self.chains} chains a question, and chain {place.sample} is one more "
+                f"in turn {place.turn} of {place.question!r}; make the gate for as many chains as there are"
+            )
+        return left / chains if left > 0 else -1.0
 
     def update(self, place: Place, took_over: bool) -> None:
         """As in `Control`."""

@@ -134,8 +134,8 @@ class Card:
             )
         if alpha is not None and len(self.scores) < (need := scores_needed(alpha)):
             raise ConfigError(
-                f"the calibration card holds {len(self.scores)} scores, with which no p-value is below "
-                f"{self.smallest_alpha:.3g}; alpha {alpha:g} needs at least {need}: calibrate on more questions"
+                f"the calibration card holds {len(self.scores)} scores; alpha {alpha:g} needs at least {need}, or else "
+                "draws would say what is handed over, and not scores: calibrate on more questions"
             )
 
     def fill(self, gate: Decider) -> None:

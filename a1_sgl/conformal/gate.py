@@ -154,6 +154,7 @@ class Gate:
             ValueError: for a score that is not finite, or a name that is not hashable; nothing is changed.
         """
         place = hashable(Place(question, sample, turn, task, attempt))
+        score = finite(score)
         u = self.draw(place)
         with self._lock:
             level = self.control.level(place)  # changes nothing, so the bank may still refuse
@@ -176,7 +177,7 @@ class Gate:
             ValueError: for a score that is not finite, or a name that is not hashable; nothing is changed.
         """
         place = hashable(Place(question, sample, turn, task, attempt))
-        finite(score)
+        score = finite(score)
         with self._lock:
             self.control.level(place)  # changes nothing, so the bank may still refuse
             if self.online and score != UNSEEN:

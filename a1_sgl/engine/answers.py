@@ -205,7 +205,7 @@ def said(body: bytes) -> str:
     try:
         found = orjson.loads(body)
     except orjson.JSONDecodeError:
-        return " ".join(body[:200].decode(errors="replace").split())
+        return "a page of HTML" if body.lstrip()[:1] == b"<" else " ".join(body[:200].decode(errors="replace").split())
     error = found.get("error") if isinstance(found, dict) else None
     if isinstance(error, dict) and "message" in error:
         return " ".join(str(error["message"])[:1000].split())

@@ -268,6 +268,9 @@ class FakeEngine:
             raise fault
         if (most := call.sampling.get("max_new_tokens")) is not None and most < 0:
             raise RuntimeFault(f"{self}: max_new_tokens must be at least 0, not {most}")
+        warmth = call.sampling.get("temperature", 1.0)
+        if not isinstance(warmth, int | float) or not warmth >= 0:
+            raise RuntimeFault(f"{self}: temperature must be a number of at least 0, not {warmth!r}")
         return call
 
     def _fault(self, call: FakeCall) -> Exception | None:

@@ -318,10 +318,14 @@ async def _model(transport: Transport) -> Any:
     """What the runtime says of its model. A gateway may ask a worker that is down; then the others are asked."""
     try:
         return await transport.get("/get_model_info")
-    except RuntimeFault:
+    except RuntimeFault as fault:
         for worker in await transport.workers():
             with suppress(RuntimeFault):
                 return await transport.get("/get_model_info", worker.url)
+        if " answered 404" in str(fault):
+            raise RuntimeFault(
+                f"{transport}: what answers there is no SGLang runtime (it has no /get_model_info)"
+            ) from None
         raise
 
 

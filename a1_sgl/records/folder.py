@@ -160,6 +160,8 @@ class RunFolder:
         configuration = json.loads(json.dumps(configuration))
         lock = None
         try:
+            if path.exists() and not path.is_dir():
+                raise ConfigError(f"{path} is a file; a run needs a folder of its own")
             path.mkdir(parents=True, exist_ok=True)
             if (path / "run.json").exists():
                 head(path)

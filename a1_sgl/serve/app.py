@@ -21,7 +21,7 @@ from a1_sgl.errors import wrong as said
 from a1_sgl.serve.job import Job
 from a1_sgl.serve.keys import Owner
 from a1_sgl.serve.refusals import Refusal, broken
-from a1_sgl.serve.requests import ChatRequest, CompletionRequest, Request
+from a1_sgl.serve.requests import ChatRequest, CompletionRequest, Options, Request
 from a1_sgl.serve.service import Service
 
 log = logging.getLogger(__name__)
@@ -200,6 +200,8 @@ async def _invalid(http: HttpRequest, error: Exception) -> Response:
         word = message.partition(" ")[0]
         param = ".".join(map(str, place)) or (word if word.isidentifier() and word in _FIELDS else None)
         message = f"{'.'.join(map(str, place))}: {message}" if place else message
+        if found["type"] == "extra_forbidden" and len(place) == 1 and place[0] in Options.model_fields:
+            message += f'; as an option of A1 it goes into the field a1: {{"a1": {{"{place[0]}": ...}}}}'
     return await _refused(http, Refusal(400, message[:1000], param=param and param[:200], code="invalid_value"))
 
 

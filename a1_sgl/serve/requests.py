@@ -138,6 +138,8 @@ def _many(value: Any) -> Any:
 
 def _known(value: Any) -> Any:
     """Text must be what UTF-8 can hold: JSON has halves of characters that nothing can be sent with."""
+    if isinstance(value, bytes):
+        raise ValueError("the body is not sent as JSON; its header is to be Content-Type: application/json")
     if isinstance(value, Mapping):
         value = {name: one for name, one in value.items() if one is not None}
     try:

@@ -204,12 +204,23 @@ class Chain:
         return self._add(Chunk(PROGRAM, text, (), False, start), 0, ())
 
     def drop(self, chunk: Chunk, reason: DropReason = "replaced") -> None:
-        """Takes `chunk`, the last of the chain, back out of it; the chain goes on."""
+        """Takes `chunk`, the last of the chain, back out of it; the chain goes on.
+
+        Raises:
+            ValueError: it is not the last.
+        """
+        self.last(chunk, "dropped")
         self.branch.keep(chunk.start)
         self.chunks.remove(chunk)
         self.scores.pop(chunk.start, None)
         self._answers, self.ending, self._stop_at = len(boxes(self.text)), None, None
         self.account.let_go(chunk, reason, self.sample, self.turn)
+
+    def last(self, chunk: Chunk, what: str) -> None:
+        """Raises ValueError unless `chunk` is the last of the chain, the one that can be `what`."""
+        if not self.chunks or self.chunks[-1].start != chunk.start:
+            where = "another chunk came after it" if chunk in self.chunks else "it is not in the chain, or no more"
+            raise ValueError(f"only the last chunk of a chain can be {what}; of {chunk.text[:40]!r}, {where}")
 
     def trim(self, chunk: Chunk, suffix: str) -> None:
         """Takes `suffix` off `chunk`, the last of the chain, if it ends with it."""

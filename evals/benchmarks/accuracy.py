@@ -37,7 +37,6 @@ def main(
     plan = Eval(
         task=task, split="test", program="a1", runtime=None, questions=questions, chains=chains, seed=seed,
         parameters={}, alpha=alpha,
-        sampling={"temperature": task.temperature, "top_p": 1.0},
     )  # fmt: skip
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("gate", "accuracy", "rate", "by turn", "by question", "selectivity"):

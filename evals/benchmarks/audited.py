@@ -326,7 +326,7 @@ def measured(
     """
     plan = Eval(
         task=task, split="test", program="a1", runtime=None, questions=questions, chains=chains, seed=seed, alpha=0.25,
-        gate_kind="marginal", sampling={"temperature": task.temperature, "top_p": 1.0},
+        gate_kind="marginal",
     )  # fmt: skip
     card, _ = calibrate(replace(plan, split="calibration", questions=max(2, questions // 2)), pair, out / "calibration")
     table, notes = _table(POCKET, "accuracy", "target\ndecode", "of it\naudits"), []

@@ -45,7 +45,6 @@ def main(
     task = find_task("stories")
     plan = Eval(
         task=task, split="test", program="direct", runtime=None, questions=questions, chains=chains, seed=seed,
-        sampling={"temperature": task.temperature, "top_p": 1.0},
     )  # fmt: skip
     specs = [replace(one, model=target) if target and one.name == "target" else one for one in pocket_specs("stories")]
     table = Table(box=None, pad_edge=False, header_style="bold")

@@ -126,7 +126,6 @@ def main(
     task = find_task("chain")
     plan: dict[str, Any] = {
         "task": task, "split": "test", "questions": questions, "chains": CHAINS, "seed": seed,
-        "sampling": {"temperature": task.temperature, "top_p": 1.0},
     }  # fmt: skip
     runs: dict[str, Run] = {}
     rows = [*RECIPE, *(itertools.chain(*CURVES.values()) if curves else ())]

@@ -90,7 +90,7 @@ def run(row: Row, pair: Backend, out: Path, questions: int, chains: int) -> None
     task, alone = find_task(TASK), row.arm in ("draft", "target")
     plan = Eval(
         task=task, split="test", program="direct" if alone else row.arm, runtime=row.arm if alone else None,
-        chains=chains, questions=questions, seed=row.seed, sampling={"temperature": task.temperature, "top_p": 1.0},
+        chains=chains, questions=questions, seed=row.seed,
         alpha=row.alpha, parameters=row.parameters,
     )  # fmt: skip
     pair.flush_cache()  # nobody profits from what another computed

@@ -257,7 +257,7 @@ def pocket(
     task = find_task("stories")
     plan = Eval(
         task=task, split="test", program="a1", runtime=None, questions=questions, chains=chains, seed=seed, alpha=alpha,
-        gate_kind=kind, sampling={"temperature": task.temperature, "top_p": 1.0}, explore=explore,
+        gate_kind=kind, explore=explore,
     )  # fmt: skip
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in (

@@ -306,6 +306,11 @@ def planned(
         raise ConfigError(f"there must be a chain and a question at least, not {chains} and {count}")
     if not stretch > 0:
         raise ConfigError(f"lengths are stretched by a factor above 0, not {stretch:g}")
+    if arm == "a1_sync" and abs(alpha * chains - (budget := round(alpha * chains))) > 1e-6 * chains:
+        raise ConfigError(
+            f"a1_sync hands over a whole number of a question's chains: alpha {alpha:g} of {chains} is none, "
+            f"{budget / chains:g} is {budget}"
+        )
     usable = [i for i, question in enumerate(record.turns) if any(question) and len(record.questions[i].prompt) > 1]
     if not usable:
         raise ConfigError(

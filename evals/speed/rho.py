@@ -64,12 +64,18 @@ class Rho(BaseModel):
         return self.verify[row][nearest(self.verify[row], chunk)] / self.decode[row]
 
     def says(self, batch: int, chunk: int, alpha: float, take_over: str = "replace") -> str:
-        """Where A1 can pay on this runtime, and by how much at most, in one sentence."""
+        """Where A1 can pay on this runtime, and by how much at most, in one sentence, and what that leaves open."""
         row = nearest(self.verify, batch)
         column = nearest(self.verify[row], chunk)
         rho = self.at(row, column)
         pays = [one for one in sorted(self.verify) if saturated_speed_up(alpha, self.at(one, column), take_over) > 1]
         at = f"with {row} in flight and chunks of {column} tokens rho is {rho:.2f}"
+        beyond = [
+            *([f"{batch} in flight, where rho is higher"] if batch > max(self.verify) else []),
+            *([f"chunks of {chunk}, a token of which costs more"] if chunk < min(self.verify[row]) else []),
+        ]
+        if beyond:
+            at += f" (not measured: {' and '.join(beyond)})"
         if not pays:
             return f"A1 cannot pay at alpha {alpha:g} on {self.model}: {at}, and verifying saves nothing in any batch"
         where = "in every batch measured" if len(pays) == len(self.verify) else f"up to {pays[-1]} in flight"

@@ -22,7 +22,6 @@ def main(name: str) -> None:
     task = find_task(name)
     plan = Eval(
         task=task, split="calibration", program="a1", runtime=None, chains=CHAINS, questions=QUESTIONS, alpha=ALPHA,
-        sampling={"temperature": task.temperature, "top_p": 1.0},
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder, pocket_pair(name) as pair:
         card, _ = calibrate(plan, pair, folder)

@@ -1,11 +1,15 @@
 """What a newcomer does first: options in a file, JSON, a program that fails, a folder that is there already."""
 
 import json
+import re
 import shutil
+import subprocess
+import sys
 
 import pytest
 
 from a1_sgl import cli
+from a1_sgl.programs import find_program
 from a1_sgl.records import RunFolder
 
 QUESTION = "Start with 39. Multiply by 2. Subtract 18. Add 7. What is the result?"
@@ -179,8 +183,9 @@ def test_each_turn_s_rate_stands_beside_what_is_promised_of_it(here, fakes):
     assert (turn, decisions, to) == ("0", "120", "to")
     bound = (0.5 + 0.025) / (0.025 * 120)  # of adaptive-turn, docs/guarantees.md
     assert (low, high) == (f"{0.5 - bound:.1%}", f"{0.5 + bound:.1%}")
-    assert "gate: adaptive-turn, no --calibration card: the gate's bank starts empty" in done.stdout
-    assert "a1 calibrate --out" in done.stdout
+    assert "no --calibration card: the gate's bank starts empty" in done.stderr
+    assert "gate: adaptive-turn, from an empty bank" in done.stdout
+    assert "a1 calibrate --out" in done.stderr
     small = here("eval", "--out", "small", *SMALL)
     assert "-: nothing yet" in small.stdout
 
@@ -249,6 +254,30 @@ def test_a_replay_is_of_the_run_s_own_gate_and_alpha(here, fakes, tmp_path):
     both = here("replay", "run", "budget", *few)  # of two minds
     assert "Rate at alpha 0.4" in both.stdout
     assert "Rate at alpha 0.3" in here("replay", "run", "again", *few).stdout
+
+
+def test_doctor_finds_sglang_in_a_process_of_its_own():
+    """In this one somebody has made `import sglang` work already."""
+    done = subprocess.run([sys.executable, "-m", "a1_sgl.cli", "doctor"], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"sglang +ok +sglang 0\.", done.stdout)
+
+
+def test_a_file_is_no_folder_for_a_run(here, fakes, tmp_path):
+    (tmp_path / "notes.md").write_text("mine")
+    done = here("eval", "--out", "notes.md", *SMALL)
+    assert done.returncode == 2
+    assert "notes.md is a file; a run needs a folder of its own" in done.stderr
+
+
+def test_a_program_that_is_imported_already_is_not_run_again(own_file, monkeypatch):
+    monkeypatch.syspath_prepend(str(own_file.parent))
+    __import__(own_file.stem)
+    try:
+        assert find_program(f"{own_file}:mine").name.endswith("mine")
+        assert own_file.with_suffix(".runs").read_text() == "x"
+    finally:
+        del sys.modules[own_file.stem]
 
 
 def test_a_dry_run_needs_no_folder(here):

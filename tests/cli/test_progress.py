@@ -30,7 +30,8 @@ def finish(record, sample, answer, tokens=50):
 
 def shown(monkeypatch, terminal):
     out = io.StringIO()
-    monkeypatch.setattr(progress, "console", Console(file=out, force_terminal=terminal, width=80))
+    for screen in ("console", "errors"):
+        monkeypatch.setattr(progress, screen, Console(file=out, force_terminal=terminal, width=80))
     return out
 
 

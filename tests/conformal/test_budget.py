@@ -29,7 +29,6 @@ def test_a_turn_budget_is_used_up_and_never_passed(size, data):
         handed[question, turn] += step(control, p, Place(question, sample, turn))
         assert handed[question, turn] <= budget
     assert set(handed.values()) == {budget}
-    assert control.level(Place("a", chains, 0)) == -1
     assert control.level(Place("a", 0, 2)) == budget / chains
 
 
@@ -39,11 +38,18 @@ def test_chains_that_never_come_leave_their_part_unused():
     assert control.level(Place("q", 4, 0)) == 1.0
 
 
-def test_more_chunks_than_chains_are_never_handed_over():
+def test_more_chains_than_it_was_made_for_are_refused():
+    """They would never be handed over, and the rate would not be the one that was asked for."""
     control = TurnBudget(1, 2)
     for sample in range(2):
         step(control, 1.0, Place("q", sample, 0))
-    assert not step(control, 0.0, Place("q", 2, 0))
+    before = control.state()
+    with pytest.raises(
+        ValueError, match="a budget of 1 for 2 chains a question, and chain 2 is one more in turn 0 of 'q'"
+    ):
+        control.level(Place("q", 2, 0))
+    assert control.state() == before
+    assert control.level(Place("q", 2, 1)) == 0.5  # in another turn it comes first
 
 
 @pytest.mark.parametrize(("budget", "chains"), [(1, 4), (2, 5), (3, 4)])

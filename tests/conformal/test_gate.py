@@ -1,6 +1,7 @@
 import json
 import random
 
+import numpy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,6 +28,15 @@ from a1_sgl.conformal import (
     scores_needed,
     turn_budget,
 )
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", [numpy.float16, numpy.float32, numpy.float64])
+def test_a_score_of_any_kind_of_float_is_a_score(kind):
+    gate = marginal(0.25)
+    assert gate(kind(0.5), question="q", sample=0, turn=0).score == 0.5
+    with pytest.raises(ValueError, match="a score must be a finite number"):
+        gate(kind("-inf"), question="q", sample=0, turn=1)
 
 
 def filled(name):

@@ -1,6 +1,7 @@
 """The fake keeps the engine's contract, and refuses what a real runtime refuses."""
 
 import asyncio
+import math
 
 import numpy as np
 import pytest
@@ -162,9 +163,11 @@ def test_nothing_is_written_beyond_the_context():
     assert (len(found.ids), found.ended) == (12, False)
 
 
-@pytest.mark.parametrize("sampling", [{"max_new_tokens": -1}])
+@pytest.mark.parametrize(
+    "sampling", [{"max_new_tokens": -1}, {"temperature": -1}, {"temperature": "hot"}, {"temperature": math.nan}]
+)
 def test_sampling_without_sense_is_refused(sampling):
-    with pytest.raises(RuntimeFault, match="max_new_tokens"):
+    with pytest.raises(RuntimeFault, match=f"{next(iter(sampling))} must be"):
         wait(FakeEngine().generate(ask("?"), sampling))
 
 

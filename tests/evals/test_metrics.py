@@ -14,7 +14,7 @@ from a1_sgl.conformal import exact_interval, make
 from a1_sgl.evals.accounting import call_times, flops, latency, perplexity, tokens
 from a1_sgl.evals.environment import packages
 from a1_sgl.evals.estimators import maj_at, pass_at, sizes
-from a1_sgl.evals.metrics import accuracy, at_k, shown_bound, summarise, take_over
+from a1_sgl.evals.metrics import accuracy, at_k, shown_bound, summarise, take_over, voted
 from a1_sgl.records import ChainRecord, Recorder, RunFolder
 from a1_sgl.types import Call, ChainEvent, ChunkEvent, DropEvent, Loss, LostEvent, RatingEvent, Usage, VerdictEvent
 
@@ -79,17 +79,19 @@ def test_the_clustered_standard_error_is_that_of_the_questions_means():
 
 
 @settings(max_examples=40)
-@given(st.lists(st.sampled_from(["right", "a", "b", "c", None]), min_size=1, max_size=7), st.data())
+@given(st.lists(st.sampled_from(["right", "also", "a", "b", "c", None]), min_size=1, max_size=7), st.data())
 def test_pass_and_maj_at_k_are_means_over_all_subsets(answers, data):
+    """Even where right answers have two keys."""
     k = data.draw(st.integers(1, len(answers)))
     subsets = list(itertools.combinations(answers, k))
-    right = answers.count("right")
-    assert pass_at(k, len(answers), right) == pytest.approx(sum("right" in subset for subset in subsets) / len(subsets))
+    right = [answers.count(answer) for answer in ("right", "also")]
+    passed = sum({"right", "also"} & {*subset} != set() for subset in subsets)
+    assert pass_at(k, len(answers), sum(right)) == pytest.approx(passed / len(subsets))
     won = 0.0
     for subset in subsets:
         votes = Counter(answer for answer in subset if answer)
         leaders = [answer for answer, count in votes.items() if count == max(votes.values())]
-        won += ("right" in leaders) / max(1, len(leaders))
+        won += len({"right", "also"} & {*leaders}) / max(1, len(leaders))
     wrong = [answers.count(answer) for answer in "abc" if answer in answers]
     assert maj_at(k, right, wrong, answers.count(None)) == pytest.approx(won / len(subsets))
 
@@ -99,7 +101,7 @@ def test_k_is_checked():
         with pytest.raises(ValueError, match="pass@"):
             pass_at(*bad)
     with pytest.raises(ValueError, match="maj@"):
-        maj_at(3, 1, [1])
+        maj_at(3, [1], [1])
     assert sizes(1) == [1]
     assert sizes(8) == [1, 2, 4, 8]
     assert sizes(12) == [1, 2, 4, 8, 12]
@@ -115,6 +117,25 @@ def test_votes_count_equal_answers_together_however_they_are_written():
     assert found["pass_at"]["3"]["mean"] == 1
     assert at_k([[chain("1"), chain(None)]], 2)["maj_at"]["2"]["mean"] == 1
     assert at_k([[chain(None)]], 1)["maj_at"]["1"]["mean"] == 0
+
+
+def test_maj_at_all_chains_is_the_vote_itself_but_for_ties():
+    """Right answers of two keys do not add up, and one key with right and wrong ones goes by what most wrote."""
+
+    def group(gold, *answers):
+        return [
+            chain(answer, gold=gold, sample=i).model_copy(update={"key": key, "correct": right})
+            for i, (answer, key, right) in enumerate(answers)
+        ]
+
+    halves = group("0.5", ("50\\%", "50", True), ("7", "7", False), ("0.5", "1/2", True), ("7", "7", False))
+    lengths = group("5 cm", ("5 m", "5", False), ("5 cm", "5", True), ("x", "x", False), ("5 cm", "5", True))
+    assert not voted("majority", halves)
+    assert voted("majority", lengths)
+    found = at_k([halves, lengths], 4)
+    assert found["maj_at"]["4"]["mean"] == 0.5
+    assert at_k([halves], 4)["maj_at"]["4"]["mean"] == 0
+    assert at_k([halves], 4)["maj_at"]["1"]["mean"] == 0.5
 
 
 def test_flops_are_two_a_parameter_and_token():

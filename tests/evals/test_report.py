@@ -11,10 +11,10 @@ from a1_sgl.errors import ConfigError
 from a1_sgl.evals.browser import browsed
 from a1_sgl.evals.metrics import summarise
 from a1_sgl.evals.page.write import as_json, save
-from a1_sgl.evals.report import costs, front, label, labelled, write
+from a1_sgl.evals.report import _timeline, costs, front, label, labelled, write
 from a1_sgl.evals.runner import evaluate
 from a1_sgl.records import Recorder, RunFolder
-from a1_sgl.types import AuditEvent, ChunkEvent, Grade, LostEvent, RatingEvent, VerdictEvent
+from a1_sgl.types import AuditEvent, ChunkEvent, Grade, LostEvent, RatingEvent, VerdictEvent, calls_of
 
 from . import storytellers
 from .made import CONFIGURATION, call, run, written
@@ -50,6 +50,18 @@ def test_the_page_needs_no_network_and_escapes_what_models_wrote(page):
     assert [(c["author"], c["dropped"], c["over"], c["p"]) for c in chunks] == [
         ("draft", "replaced", True, 0.1), ("target", None, False, None),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("sessions", "shown"), [([100.0], "run"), ([100.0, 900.0], "run, session 1 of 2")])
+def test_a_timeline_is_of_the_last_session_that_asked_for_anything(tmp_path, sessions, shown):
+    """The same command on a finished run opens another session, in which nothing happens."""
+    folder = run(tmp_path / "a", [["1", "1"]])
+    calls = calls_of(folder.events)
+    begun = min(one.started for one in calls) - 1
+    folder.run["sessions"] = [begun, max(one.ended for one in calls) + 1][: len(sessions)]
+    (axes,) = _timeline("run", folder, False).axes
+    assert axes.lines
+    assert axes.get_legend().get_title().get_text() == shown
 
 
 def test_json_cannot_end_its_element():

@@ -325,7 +325,6 @@ def test_a_pocket_pair_has_a_card_for_a1_as_its_task_has_it(name):
     task, card = find_task(name), Card.load(card_path(name))
     plan = Eval(
         task=task, split="test", program="a1", runtime=None, chains=1, alpha=0.25, card=card, questions=50,
-        sampling={"temperature": task.temperature, "top_p": 1.0},
     )  # fmt: skip
     mine = {"task": name, "program": "a1", "parameters": plan.arguments, "stop": plan.stop, "sampling": plan.sampling}
     assert {key: card.protocol[key] for key in mine} == mine

@@ -49,6 +49,17 @@ def test_a_body_of_another_kind_is_refused(serving):
     body = json.dumps(asked("", {}))
     answer = serving().http.post("/v1/chat/completions", content=body, headers={"Content-Type": "text/plain"})
     assert answer.status_code in (400, 415, 422)
+    bare = serving().http.post(  # as curl sends it where no header is given
+        "/v1/chat/completions", content=body, headers={"Content-Type": "application/x-www-form-urlencoded"}
+    )
+    assert bare.status_code == 400
+    assert "Content-Type: application/json" in shape(bare)["message"]
+
+
+def test_an_option_of_a1_in_the_wrong_place_is_told_where_it_goes(serving):
+    answer = serving().post(alpha=0.3)
+    assert answer.status_code == 400
+    assert 'it goes into the field a1: {"a1": {"alpha": ...}}' in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("told", [True, False])

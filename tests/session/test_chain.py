@@ -157,6 +157,21 @@ def test_after_a_drop_the_transcript_is_as_before(pair, questions):
     assert before == after
 
 
+@pytest.mark.parametrize("what", ["drop", "score"])
+def test_only_the_last_chunk_can_be_dropped_or_scored(pair, questions, what):
+    def steps(chain):
+        first, second = chain.draft(9), chain.draft(9)
+        with pytest.raises(ValueError, match="only the last chunk of a chain can be .*another chunk came after it"):
+            getattr(chain, what)(first)
+        chain.drop(second)
+        with pytest.raises(ValueError, match="it is not in the chain, or no more"):
+            getattr(chain, what)(second)
+        getattr(chain, what)(first)
+        return True
+
+    assert chain_of(pair, questions[6], steps)["value"]
+
+
 def test_an_end_token_is_scored_with_its_chunk(pair, questions, reference):
     target = pair.roles.verifier.engine
 

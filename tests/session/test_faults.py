@@ -242,7 +242,8 @@ def test_a_request_that_was_aborted_in_the_queue_is_answered_with_next_to_nothin
     ("replies", "what"),
     [
         ({"get_model_info": {"hello": 1}}, "no SGLang runtime"),
-        ({"get_model_info": (404, b"nothing")}, "answered 404"),
+        ({"get_model_info": (404, b"<html>")}, "no SGLang runtime .it has no /get_model_info"),
+        ({"get_model_info": (500, b" <!DOCTYPE HTML>")}, "answered 500: a page of HTML"),
         ({"get_model_info": GOOD["/get_model_info"] | {"is_generation": False}}, "embedding model"),
         ({"v1/models": {"data": []}}, "max_model_len"),
     ],

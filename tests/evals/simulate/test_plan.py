@@ -56,6 +56,11 @@ def test_chains_that_wait_for_each_other_wait(record):
     assert sync.per_second < free.per_second
 
 
+def test_a_budget_that_is_no_number_of_chains_is_refused(record):
+    with pytest.raises(ConfigError, match="alpha 0.1 of 16 is none, 0.125 is 2"):
+        list(sweep(record, PAIR, Plan(("a1_sync",), (0.1,), chains=(16,), questions=4)))
+
+
 def test_more_targets_have_as_many_more_in_flight(record):
     one, four = sweep(record, PAIR, Plan(("target",), chains=(4,), targets=(1, 4), questions=80,
                                          arrivals=Arrivals(16)))  # fmt: skip

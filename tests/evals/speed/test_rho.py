@@ -46,6 +46,12 @@ def test_what_it_says_where_it_does_not_pay():
     assert said.startswith("A1 cannot pay at alpha 0.25 on big: with 16 in flight and chunks of 64 tokens rho is 8.00")
 
 
+def test_it_says_what_of_a_load_was_not_measured():
+    assert "not measured" not in rho().says(200, 64, 0.25)
+    said = rho().says(1000, 9, 0.25)
+    assert "(not measured: 1000 in flight, where rho is higher and chunks of 9, a token of which costs more)" in said
+
+
 def test_it_is_kept_and_found(tmp_path):
     assert Rho.find(tmp_path) is None
     rho().save(tmp_path / "state")
