@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any, Literal, cast
 
 from sglang.lang.backend.base_backend import BaseBackend
+from sglang.lang.global_config import global_config as sglang_settings
 from sglang.lang.interpreter import ProgramState
 from sglang.lang.ir import SglFunction
 
@@ -282,7 +283,9 @@ class Program:
             raise ConfigError(f"program {self.name} takes no gate")
         if gate is not None and not (callable(gate) and hasattr(gate, "begin")):
             raise ConfigError(f"a gate is one of a1_sgl.conformal, such as make('marginal', 0.25), not {gate!r}")
-        if backend is not None and not isinstance(backend, BaseBackend):
+        if backend is None:
+            backend = sglang_settings.default_backend
+        if not isinstance(backend, BaseBackend):
             raise ConfigError(
                 f"a backend is a Backend, such as Backend.connect(draft=URL, target=URL), not {backend!r}"
             )

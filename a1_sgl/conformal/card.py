@@ -113,6 +113,7 @@ class Card:
         theirs: dict[str, Any] = json.loads(json.dumps(protocol))
         if packages is not None:
             mine["packages"], theirs["packages"] = dict(self.packages), dict(packages)
+        allow = (allow,) if isinstance(allow, str) else allow
         for name in allow:
             if not (_has(mine, name) or _has(theirs, name)):
                 raise ConfigError(

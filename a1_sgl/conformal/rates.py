@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import scipy
 
-from a1_sgl.conformal.control import Bound, Control
+from a1_sgl.conformal.control import Bound, Control, check_alpha
 from a1_sgl.conformal.place import Category, Place, key
 
 LEVEL = 0.95
@@ -52,10 +52,12 @@ def exact_interval(hits: float, n: float, level: float = LEVEL) -> tuple[float, 
     """Clopper-Pearson interval for a rate; `hits` and `n` need not be whole, for an effective sample size.
 
     Raises:
-        ValueError: counts that are not 0 <= hits <= n, n > 0.
+        ValueError: counts that are not 0 <= hits <= n, n > 0, or a level outside (0, 1).
     """
     if not 0 <= hits <= n or n <= 0:
         raise ValueError(f"not a rate: {hits} of {n}")
+    if not 0 < level < 1:
+        raise ValueError(f"the level of an interval lies strictly between 0 and 1, such as 0.95, and is not {level}")
     tail = (1 - level) / 2
     low = float(scipy.stats.beta.ppf(tail, hits, n - hits + 1)) if hits > 0 else 0.0
     high = float(scipy.stats.beta.ppf(1 - tail, hits + 1, n - hits)) if hits < n else 1.0
@@ -132,7 +134,12 @@ class Rates:
 
     @classmethod
     def of(cls, alpha: float, decisions: Iterable[Decided], control: Control | None = None) -> Rates:
-        """From any iterable."""
+        """From any iterable.
+
+        Raises:
+            ValueError: alpha outside (0, 1).
+        """
+        check_alpha(alpha)
         return cls(alpha, tuple(decisions), control)
 
     @cached_property

@@ -67,7 +67,14 @@ def missed_at_most(found: int, explore: int, delta: float) -> int:
     Of the chunks that ought to be handed over one in `explore` is found, by a draw of its own, and the others are
     missed. So what is missed before the (x + 1)-th is found is negative binomial, whatever else happens. It exceeds the
     bound with probability at most ``delta / ((x + 1) (x + 2))``, and these sum to delta over all x.
+
+    Raises:
+        ValueError: one in fewer than one, fewer than none found, or a delta outside (0, 1).
     """
+    if not explore >= 1 or not found >= 0 or not 0 < delta < 1:
+        raise ValueError(
+            f"explore is at least 1, found at least 0 and delta within (0, 1), not {explore}, {found} and {delta}"
+        )
     return int(scipy.stats.nbinom.isf(delta / ((found + 1) * (found + 2)), found + 1, 1 / explore))
 
 

@@ -40,9 +40,13 @@ class Backend(BaseBackend):  # type: ignore[misc]
     def __init__(self, roles: Roles, *, in_flight: int = 64, deadline: float | None = None) -> None:
         """
         Raises:
-            ConfigError: fewer than one chain in flight, or a deadline that is over at once.
+            ConfigError: fewer than one chain in flight, a deadline that is over at once, or no roles.
         """
         super().__init__()
+        if not isinstance(roles, Roles):
+            raise ConfigError(
+                f"a Backend has roles, such as Roles.pair(draft, target) or Roles.one(engine), not {roles!r}"
+            )
         _check(in_flight, deadline)
         self.roles, self.deadline = roles, deadline
         self.admission = Admission(in_flight)

@@ -251,9 +251,10 @@ def _rows(name: str, declared: Declaration, data: Path | None) -> Any:
                 continue
             first, where = chosen.setdefault(question.id, (question, place))
             if first != question:
-                raise ConfigError(
-                    f"task {name}: two different questions have the id {question.id}: {where}, and {place}"
-                )
+                what = f"two different questions have the id {question.id}"
+                if first.messages == question.messages and first.answer != question.answer:
+                    what = "one question has two answers"
+                raise ConfigError(f"task {name}: {what}: {where}, and {place}")
         questions = [question for question, _ in chosen.values()]
         if count is not None and count > len(questions):
             raise ConfigError(f"task {name} has {len(questions)} such questions in split {split}, not {count}")

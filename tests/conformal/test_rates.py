@@ -8,7 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, t
 
-from a1_sgl.conformal import Decided, Fixed, Offsets, OpenBudget, Place, Rate, Rates, TurnBudget, exact_interval
+from a1_sgl.conformal import (
+    Decided,
+    Fixed,
+    Offsets,
+    OpenBudget,
+    Place,
+    Rate,
+    Rates,
+    TurnBudget,
+    exact_interval,
+    missed_at_most,
+)
 from a1_sgl.conformal.rates import effective_size, summary
 
 decided = st.builds(
@@ -307,3 +318,12 @@ def test_a_gate_at_random_has_a_selectivity_of_alpha(alpha):
     rates = Rates.of(alpha, decisions)
     handed = rates.overall.hits
     assert binomtest(round(rates.selectivity() * handed), handed, alpha).pvalue > 0.01
+
+
+def test_a_level_or_an_alpha_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="strictly between 0 and 1, such as 0.95, and is not 95"):
+        exact_interval(3, 10, 95)
+    with pytest.raises(ValueError, match="alpha is the nominal take-over rate"):
+        Rates.of(25, [])
+    with pytest.raises(ValueError, match="explore is at least 1"):
+        missed_at_most(3, 0.2, 0.05)

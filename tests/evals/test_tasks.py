@@ -245,6 +245,9 @@ def test_rows_that_cannot_be_used_are_named(tmp_path):
     path.write_text(json.dumps([rows[0], rows[0] | {"problem": "b"}], indent=1))
     with pytest.raises(ConfigError, match=r"two different questions have the id 1: .*json, line 2, and .*json, line 9"):
         find_task("math500", path).questions("all")
+    path.write_text(json.dumps([rows[0], rows[0] | {"answer": "8"}], indent=1))
+    with pytest.raises(ConfigError, match=r"one question has two answers: .*json, line 2, and .*json, line 9"):
+        find_task("math500", path).questions("all")
 
 
 ROW = {"q": "1 + 1?", "a": "2", "l": 1, "t": None, "w": "3", "v": "4"}

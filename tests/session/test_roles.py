@@ -3,6 +3,7 @@
 import pytest
 
 from a1_sgl.errors import ConfigError
+from a1_sgl.programs import direct
 from a1_sgl.session import Backend, Role, Roles
 from a1_sgl.testing import FakeEngine
 
@@ -54,3 +55,13 @@ def test_one_part_of_a_pair_by_itself_shares_its_places():
     assert (alone.admission, alone.scope, alone.deadline) == (pair.admission, pair.scope, 7.0)
     with pytest.raises(ConfigError, match="no runtime plays the judge"):
         pair.alone("judge")
+
+
+def test_a_backend_of_no_roles_is_refused():
+    with pytest.raises(ConfigError, match="a Backend has roles, such as"):
+        Backend(FakeEngine())
+
+
+def test_a_program_without_a_backend_says_what_one_is():
+    with pytest.raises(ConfigError, match=r"a backend is a Backend, such as Backend.connect.*not None"):
+        direct.run(question="1 + 1?")
