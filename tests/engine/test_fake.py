@@ -1,11 +1,13 @@
 """The fake keeps the engine's contract, and refuses what a real runtime refuses."""
 
 import asyncio
+import doctest
 import math
 
 import numpy as np
 import pytest
 
+from a1_sgl import testing
 from a1_sgl.conformal import make
 from a1_sgl.engine import Request, Route, Scope, submit, wait
 from a1_sgl.errors import ChainAborted, RuntimeFault
@@ -248,3 +250,8 @@ def test_the_pieces_of_tokens_are_their_text():
         assert "".join(pieces) == text
         assert len(pieces) == len(ids)
     assert codec.pieces(codec.encode("né!")) == ("n", "", "é", "!")
+
+
+def test_the_example_of_the_module_that_has_it():
+    assert doctest.testmod(testing).failed == 0
+    assert doctest.testmod(testing).attempted >= 7
