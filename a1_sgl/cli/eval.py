@@ -126,10 +126,10 @@ def eval_(
         audit=audit, first=first_stage, eta=eta, explore=explore, alarm=alarm, alarm_threshold=alarm_threshold,
         allow_mismatch=tuple(allow_mismatch or ()), losses=losses,
     )  # fmt: skip
-    if gated and plan.card is None:  # said before anything is spent
-        errors.print(common.NO_CARD, markup=False, highlight=False, soft_wrap=True)
     if dry_run:
         _say(plan, like, runtimes, as_json)
+        if gated and plan.card is None:
+            errors.print(common.NO_CARD, markup=False, highlight=False, soft_wrap=True)
         return
     assert out is not None
     with (
@@ -139,7 +139,8 @@ def eval_(
     ):
         common.check_recipe(recipe, plan, backend)
         try:
-            with progress(f"{strategy.name} {plan.runtime or ''}".strip(), quiet or as_json) as shown:
+            note = common.NO_CARD if gated and plan.card is None else ""  # said at the end, too
+            with progress(f"{strategy.name} {plan.runtime or ''}".strip(), quiet or as_json, note) as shown:
                 _, summary = evaluate(plan, backend, out, shown, overwrite=overwrite, listen=listen)
         except Interrupted as stop:
             errors.print(f"{stop}; the same command goes on", markup=False, highlight=False, soft_wrap=True)
@@ -151,7 +152,7 @@ def eval_(
     common.print_summaries({strategy.name: summary})
     common.print_turns(summary["take_over"])
     if gated:
-        start = f"from {len(plan.card.scores):,} scores of {calibration}" if plan.card else "from an empty bank"
+        start = f"from {len(plan.card.scores):,} scores of {calibration}" if plan.card else common.NO_CARD
         console.print(f"gate: {plan.gate_kind}, {start}", markup=False, highlight=False, soft_wrap=True)
     if summary["certificate"] is not None:
         console.print(summary["certificate"]["says"], markup=False, highlight=False, soft_wrap=True)

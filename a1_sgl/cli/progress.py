@@ -22,15 +22,31 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def progress(title: str, quiet: bool) -> Iterator[Report | None]:
-    """What `evaluate` reports to; None if nothing is to be shown."""
+def progress(title: str, quiet: bool, note: str = "") -> Iterator[Report | None]:
+    """What `evaluate` reports to; None if nothing is to be shown. A `note` comes first, once the run has begun."""
     if quiet:
         yield None
+    elif note:
+        with progress(title, quiet) as shown:
+            yield _Noted(shown, note) if shown is not None else None
     elif console.is_terminal:
         with _Display(title) as display:
             yield display
     else:
         yield _Lines(title)
+
+
+class _Noted:
+    """Says something before the first report."""
+
+    def __init__(self, shown: Report, note: str) -> None:
+        self._shown, self._note = shown, note
+
+    def __call__(self, recorder: Recorder, planned: int) -> None:
+        if self._note:
+            errors.print(self._note, markup=False, highlight=False, soft_wrap=True)
+            self._note = ""
+        self._shown(recorder, planned)
 
 
 class State:

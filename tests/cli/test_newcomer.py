@@ -183,9 +183,12 @@ def test_each_turn_s_rate_stands_beside_what_is_promised_of_it(here, fakes):
     assert (turn, decisions, to) == ("0", "120", "to")
     bound = (0.5 + 0.025) / (0.025 * 120)  # of adaptive-turn, docs/guarantees.md
     assert (low, high) == (f"{0.5 - bound:.1%}", f"{0.5 + bound:.1%}")
-    assert "no --calibration card: the gate's bank starts empty" in done.stderr
-    assert "gate: adaptive-turn, from an empty bank" in done.stdout
-    assert "a1 calibrate --out" in done.stderr
+    assert "gate: adaptive-turn, no --calibration card: the gate's bank starts empty" in done.stdout
+    assert "a1 calibrate --out" in done.stdout
+    assert done.stderr == ""  # it is quiet
+    loud = here("eval", "--out", "loud", "--questions", "3", "--chains", "2")
+    assert loud.stderr.startswith("no --calibration card: the gate's bank starts empty")
+    assert "a1: 6/6 chains, accuracy" in loud.stderr
     small = here("eval", "--out", "small", *SMALL)
     assert "-: nothing yet" in small.stdout
 
