@@ -375,7 +375,7 @@ def test_no_run_and_no_permission(tmp_path):
     with pytest.raises(ConfigError, match="holds no run"):
         RunFolder.read(tmp_path / "none")
     (tmp_path / "file").write_text("x")
-    with pytest.raises(ConfigError, match="cannot be written"):
+    with pytest.raises(ConfigError, match="file is a file; a run needs a folder of its own"):
         opened(tmp_path / "file")
 
 
