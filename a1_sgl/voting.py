@@ -115,14 +115,18 @@ def support(name: str, chains: Sequence[Voter]) -> dict[str, float]:
     for weight in weights:
         if not 0 <= weight < math.inf:
             raise ValueError(f"vote {name!r} gave a chain the weight {weight}; weights are finite and at least 0")
-    sums: dict[str, float] = {}
+    groups: dict[str, list[Voter]] = {}
+    by_key: dict[str, float] = {}
     for chain, weight in zip(voters, weights, strict=True):
-        sums[counted(chain)] = sums.get(counted(chain), 0.0) + weight
+        groups.setdefault(counted(chain), []).append(chain)
+        by_key[counted(chain)] = by_key.get(counted(chain), 0.0) + weight
+    sums: dict[str, float] = {}
+    for key, group in groups.items():  # an answer may be written alike with and without a key
+        sums[wording(group)] = sums.get(wording(group), 0.0) + by_key[key]
     total = sum(sums.values())
     # Where no chain has any weight they are equals.
-    shares = [(key, weight / total if total else 1 / len(sums)) for key, weight in sums.items()]
-    said = {key: wording([chain for chain in voters if counted(chain) == key]) for key in sums}
-    return {said[key]: share for key, share in sorted(shares, key=lambda one: -one[1])}
+    shares = [(answer, weight / total if total else 1 / len(sums)) for answer, weight in sums.items()]
+    return dict(sorted(shares, key=lambda one: -one[1]))
 
 
 def counted(chain: Answered) -> str:

@@ -409,18 +409,19 @@ def check_defaults(given: Mapping[str, Any]) -> None:
             raise refused[0]
 
 
+_OURS = "a1_sgl_user_"
+"""What modules are called that are loaded here; one whose file has changed since, or that failed, is loaded again."""
+
+
 @cache  # what a file registers, such as a score, it can register once
 def _load(file: Path, source: str) -> ModuleType:
     """The module that `file` is while it has that hash; the one that was imported already, if it was."""
-    for module in list(sys.modules.values()):  # the script that runs, or something that it imported
-        if (
-            (there := getattr(module, "__file__", None))
-            and Path(there).name == file.name
-            and Path(there).resolve() == file
-        ):
+    for name, module in list(sys.modules.items()):  # the script that runs, or something that it imported
+        there = getattr(module, "__dict__", {}).get("__file__") or ""
+        if not name.startswith(_OURS) and Path(there).name == file.name and Path(there).resolve() == file:
             return module
     where = hashlib.sha256(str(file.parent).encode()).hexdigest()[:8]
-    spec = importlib.util.spec_from_file_location(f"a1_sgl_user_{where}_{file.stem}", file)
+    spec = importlib.util.spec_from_file_location(f"{_OURS}{where}_{file.stem}", file)
     if spec is None or spec.loader is None:
         raise ConfigError(f"{file} is not a Python file")
     module = importlib.util.module_from_spec(spec)

@@ -29,6 +29,7 @@ def test_equal_answers_are_one_however_they_are_written():
     assert decide("majority", chains) == "3"
     assert decide("majority", [*chains, Chain("\\frac52", key="5/2")]) == "2.5"
     assert decide("majority", [*chains, Chain("5/2", key="5/2")]) == "5/2"
+    assert support("majority", [Chain("3.0", key="3"), Chain("3.0")]) == {"3.0": 1.0}
     assert support("majority", chains) == {"3": 0.5, "2.5": 0.5}
     assert support("majority", [Chain("3", key="3"), Chain("3.0")]) == {"3": 0.5, "3.0": 0.5}  # as good as it is known
 

@@ -209,14 +209,14 @@ class Chain:
         Raises:
             ValueError: it is not the last.
         """
-        self.last(chunk, "dropped")
+        self.check_last(chunk, "dropped")
         self.branch.keep(chunk.start)
         self.chunks.remove(chunk)
         self.scores.pop(chunk.start, None)
         self._answers, self.ending, self._stop_at = len(boxes(self.text)), None, None
         self.account.let_go(chunk, reason, self.sample, self.turn)
 
-    def last(self, chunk: Chunk, what: str) -> None:
+    def check_last(self, chunk: Chunk, what: str) -> None:
         """Raises ValueError unless `chunk` is the last of the chain, the one that can be `what`."""
         if not self.chunks or self.chunks[-1].start != chunk.start:
             where = "another chunk came after it" if chunk in self.chunks else "it is not in the chain, or no more"

@@ -41,7 +41,7 @@ def loss(chain: Chain, chunk: Chunk, role: Role | None = None) -> tuple[Loss, Ca
         RuntimeFault: the runtime gave no value for some token, or its tokenizer has none for the chunk's text.
         ValueError: the chunk is empty, or not the last.
     """
-    chain.last(chunk, "scored")
+    chain.check_last(chunk, "scored")
     return _loss(chain, chunk.start, chunk.ended, role or chain.roles.verifier)
 
 

