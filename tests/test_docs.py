@@ -3,8 +3,6 @@
 import json
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,8 @@ from a1_sgl import cli
 from a1_sgl.evals.tasks import find_task
 from a1_sgl.evals.tasks.columns import Fields
 from a1_sgl.evals.tasks.declared import Declaration, Source
+
+from .process import run
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md")])
@@ -87,7 +87,7 @@ def test_the_tour_runs(runtimes):
     code = "from a1_sgl.session import Backend\n" + code.replace("pocket_pair()", urls)
     assert code.count(", 20)") == 2
     code = code.replace(", 20)", ", 11)")  # of 4 chains: the last cell wants 40 decisions in a turn
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    done = run("-c", code, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "answer: 67" in done.stdout
     for cell in notebook["cells"]:

@@ -1,10 +1,10 @@
 """The examples run, on the session's runtimes, and say what they promise."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from .process import run
 
 ROOT = Path(__file__).parent.parent
 
@@ -20,8 +20,7 @@ ROOT = Path(__file__).parent.parent
     ],
 )
 def test_an_example_runs(name, roles, says, runtimes):
-    command = [sys.executable, str(ROOT / "examples" / f"{name}.py"), *(runtimes[role].url for role in roles)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=ROOT)
+    done = run(ROOT / "examples" / f"{name}.py", *(runtimes[role].url for role in roles), cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert says in done.stdout
 

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import subprocess
 import sys
 import threading
@@ -19,13 +18,6 @@ from ..faults.proxy import Fault, Proxy
 
 ROOT = Path(__file__).parent.parent.parent
 PAIR = ["--draft", "http://127.0.0.1:9", "--target", "http://127.0.0.1:9"]
-
-
-def a1(*arguments, cwd=None):
-    return subprocess.run(
-        [sys.executable, "-m", "a1_sgl.cli", *arguments], capture_output=True, text=True, timeout=200, cwd=cwd,
-        env=os.environ | {"COLUMNS": "80"},
-    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -137,7 +129,8 @@ def test_a_folder_that_cannot_be_is_named_on_stderr_with_status_2(command, here,
 
 
 def test_a_process_of_its_own_ends_with_that_status_as_well(tmp_path):
-    done = a1("eval", "--out", "x", "--alpha", "1.5", cwd=tmp_path)
+    command = [sys.executable, "-m", "a1_sgl.cli", "eval", "--out", "x", "--alpha", "1.5"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("a1: ")
     assert done.stderr.count("\n") == 1
@@ -379,17 +372,14 @@ def test_a_program_in_a_users_file_works_in_every_command(here, runtimes, tmp_pa
     assert "program second_opinion has no parameter 'speed'" in refused.stderr
 
 
-def test_calibrate_writes_a_card_that_eval_takes(runtimes, tmp_path):
+def test_calibrate_writes_a_card_that_eval_takes(here, runtimes, tmp_path):
     where = ["--draft", runtimes["draft"].url, "--target", runtimes["target"].url, "--quiet"]
-    made = a1("calibrate", "--out", "cal", "--questions", "4", "--chains", "2", *where, cwd=tmp_path)
+    made = here("calibrate", "--out", "cal", "--questions", "4", "--chains", "2", *where)
     assert made.returncode == 0, made.stderr
     card = json.loads((tmp_path / "cal" / "card.json").read_text())
     assert len(card["questions"]) == 4
     assert card["score"] == "mean_loss"
-    done = a1(
-        "eval", "--out", "run", "--questions", "3", "--chains", "2", "--calibration", "cal/card.json", *where,
-        cwd=tmp_path,
-    )  # fmt: skip
+    done = here("eval", "--out", "run", "--questions", "3", "--chains", "2", "--calibration", "cal/card.json", *where)
     assert done.returncode == 0, done.stderr
     assert "accuracy" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80

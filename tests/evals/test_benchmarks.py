@@ -1,8 +1,6 @@
 """The measurements run, and what the documents say of long chains holds on a smaller stream."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -19,6 +17,7 @@ from a1_sgl.evals.tasks import find_task
 from a1_sgl.records import RunFolder
 from a1_sgl.types import AuditEvent, ChunkEvent, VerdictEvent
 
+from ..process import run
 from . import made
 from .storytellers import pair
 
@@ -90,8 +89,7 @@ def test_only_the_recommended_gate_holds_a_small_rate_over_long_chains(seed):
 )
 def test_the_measurements_run(name, options):
     # a process of its own: one of them binds itself to a core
-    command = [sys.executable, "-m", f"a1_sgl.evals.benchmarks.{name}", *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = run("-m", f"a1_sgl.evals.benchmarks.{name}", *options, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "balanced" in done.stdout or name in ("drift", "audited", "telemetry")
 

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -26,6 +24,8 @@ from a1_sgl.session import Backend, Roles
 from a1_sgl.types import CalibrationEvent, ChainEvent, ChunkEvent, LostEvent, VerdictEvent
 from a1_sgl.voting import decide
 
+from ..process import run, start
+
 TASK = find_task("chain")
 
 
@@ -40,7 +40,7 @@ def plan(program="a1", **changes):
 
 def command(runtimes, out, *more):
     return [
-        sys.executable, "-m", "a1_sgl.cli", "eval", "--out", str(out), "--draft", runtimes["draft"].url,
+        "-m", "a1_sgl.cli", "eval", "--out", str(out), "--draft", runtimes["draft"].url,
         "--target", runtimes["target"].url, "--levels", "3:4", *more,
     ]  # fmt: skip
 
@@ -129,24 +129,21 @@ def test_a_stopped_run_resumes_with_no_chain_lost_or_run_twice(runtimes, tmp_pat
     arguments = command(
         runtimes, out, "--questions", "6", "--chains", "3", "--in-flight", "4", "--quiet", "--gate", "marginal"
     )
-    process = subprocess.Popen(
-        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        # A shell that runs the tests in the background has Ctrl-C ignored, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+    process = start(*arguments, err=tmp_path / "said")
     chains = out / "chains.jsonl"
     deadline = time.monotonic() + 120
     while not (chains.exists() and chains.read_text().count("\n") >= 5) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    process.wait(60)
+    said = (tmp_path / "said").read_text()
     kept = chains.read_text().split("\n")[:-1]
     assert 5 <= len(kept) < 18
     if number == signal.SIGINT:
         assert process.returncode == 130
         assert f"{len(kept)} of 18 chains are kept" in said
         assert json.loads((out / "summary.json").read_text())["errors"] == {}
-    finished = subprocess.run(arguments, capture_output=True, text=True, timeout=200)
+    finished = run(*arguments)
     assert finished.returncode == 0, finished.stderr
     folder = RunFolder.read(out)
     assert Counter((c.question, c.sample) for c in folder.chains).most_common(1)[0][1] == 1
@@ -166,7 +163,7 @@ def test_another_configuration_is_refused(runtimes, pair, tmp_path):
     arguments = command(
         runtimes, tmp_path / "run", "--questions", "2", "--chains", "1", "--seed", "5", "--alpha", "0.4"
     )
-    refused = subprocess.run(arguments, capture_output=True, text=True)
+    refused = run(*arguments)
     assert refused.returncode == 2
     assert "gate.alpha: 0.3 before, 0.4 now" in refused.stderr
     assert "chains:" not in refused.stderr
@@ -664,7 +661,7 @@ def test_a_second_eval_on_the_same_folder_is_refused(runtimes, pair, tmp_path):
             with pytest.raises(ConfigError, match=rf"this process \({os.getpid()}\), elsewhere in it, is writing"):
                 evaluate(made, pair, out)
             options = ["--questions", "4", "--chains", "3", "--seed", "5", "--alpha", "0.3", "--quiet"]
-            refused.append(subprocess.run(command(runtimes, out, *options), capture_output=True, text=True))
+            refused.append(run(*command(runtimes, out, *options)))
 
     made = plan(questions=4)
     folder, _ = evaluate(made, few(pair, 2), out, progress)

@@ -1,4 +1,4 @@
-"""What `a1 eval` makes of faults: ``python tests/faults/matrix.py --out DIR [--only REGEX] [--limit SECONDS]``.
+"""What `a1 eval` makes of faults: ``python -m tests.faults.matrix --out DIR [--only REGEX] [--limit SECONDS]``.
 
 Each case is one fault and one program. The command runs under the fault and then, to resume, without it; `judge` says
 what was finished, lost, done twice or left behind. Exit status 1 if any case has a problem.
@@ -25,10 +25,8 @@ from typing import Any
 
 import httpx
 
-try:
-    from .proxy import ANSWERS, Fault, Proxy
-except ImportError:  # run as a script
-    from proxy import ANSWERS, Fault, Proxy
+from ..process import Started, start
+from .proxy import ANSWERS, Fault, Proxy
 
 TRANSPORT = ("cut_before", "cut_mid", "busy", "busy_after", "error", "unavailable")
 SETTLE = 15.0  # seconds in which the runtimes must have nothing left to do
@@ -62,21 +60,12 @@ class Stage:
         self.proxies: dict[str, Proxy] = {}
         self.limits: dict[int, int] = {}
         self.problems: list[str] = []
-        self.client: subprocess.Popen[bytes]
+        self.client: Started
 
-    def start(self, log: str) -> subprocess.Popen[bytes]:
+    def start(self, log: str) -> Started:
         """Starts the command, in a process group of its own."""
-
-        def prepare() -> None:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # which a shell's background jobs have ignored
-            for what, most in self.limits.items():
-                resource.setrlimit(what, (most, most))
-
-        with self.out.with_suffix(f".{log}.log").open("wb") as said:
-            return subprocess.Popen(
-                self.command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, preexec_fn=prepare,
-                start_new_session=True, env=os.environ | {"PYTHONFAULTHANDLER": "1"},
-            )  # fmt: skip
+        said = self.out.with_suffix(f".{log}.log")
+        return start(*self.command, out=said, err=said, limits=self.limits)
 
     def until(self, reached: Callable[[], bool]) -> None:
         """Waits for something, or for the client's end."""
@@ -270,7 +259,7 @@ def judge(case: Case, urls: Mapping[str, str], out: Path, *, limit: float = 300.
                 stage.proxies[name] = stack.enter_context(Proxy(urls[name], fault))
         spoken_to = {name: stage.proxies[name].url if name in stage.proxies else url for name, url in urls.items()}
         stage.command = [
-            sys.executable, "-m", "a1_sgl.cli", "eval", "--out", str(out), "--quiet", "--program", case.program,
+            "-m", "a1_sgl.cli", "eval", "--out", str(out), "--quiet", "--program", case.program,
             "--questions", str(case.questions), "--chains", str(case.chains), *case.options,
         ]  # fmt: skip
         for name, url in spoken_to.items():
@@ -349,7 +338,7 @@ def _readable(out: Path, graded: bool = False) -> bool:
         return False
 
 
-def _end(process: subprocess.Popen[bytes], limit: float) -> int | None:
+def _end(process: Started, limit: float) -> int | None:
     """The exit status; None if it hung, and then its log has the stacks of all its threads."""
     try:
         return process.wait(limit)
