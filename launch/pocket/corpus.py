@@ -63,10 +63,7 @@ def transcript(
         ought = ""
         step = problem.steps[index] if index < len(problem.steps) else None
         if wrong >= 0 and (lines[-1].ends or not _fits(step, count) or rng.random() < notice):
-            # An answer that is wrong by itself, and not by a step before it.
-            over = lines[-1].ends and (wrong == len(problem.steps) or lines[-1].count == problem.counts[wrong])
-            said = "the answer" if over else f"step {wrong + 1}"
-            text, kind, lead = problem.line_at(wrong), "mended", f"Wait, {said} is wrong: "
+            text, kind, lead = problem.line_at(wrong), "mended", notices(problem, wrong, lines[-1])
             index, count = wrong, problem.counts[min(wrong + 1, len(problem.steps))]
             if rng.random() < error_rate:
                 line, ought = _slip(problem, index, rng), lead + text
@@ -98,6 +95,13 @@ def transcript(
         if lines[-1].ends and wrong < 0:
             return lines
         index = min(index + 1, len(problem.steps))
+
+
+def notices(problem: Problem, wrong: int, last: Line) -> str:
+    """How the correction of line `wrong` begins, after line `last`."""
+    # An answer that is wrong by itself, and not by a step before it.
+    over = last.ends and (wrong == len(problem.steps) or last.count == problem.counts[wrong])
+    return f"Wait, {'the answer' if over else f'step {wrong + 1}'} is wrong: "
 
 
 def judged_step(problem: Problem, rng: random.Random) -> tuple[str, bool]:

@@ -1,8 +1,9 @@
-"""What a draft gets wrong: ``python -m a1_sgl.launch.pocket.slips --draft FOLDER --out FILE``.
+"""What a draft gets wrong: ``python -m a1_sgl.launch.pocket.slips --draft FOLDER --out FILE [--target FOLDER]``.
 
 Problems of the train split are solved by the draft, as it does in a run, and of each chain that goes wrong the first
-wrong line is kept. A target that learns from these (`train`, ``--slips``) has seen its own draft's errors, and not only
-those that `corpus` invents.
+wrong line is kept; with a target, how many of them it corrects at once, and only those that it does not are kept. A
+target that learns from these (`train`, ``--slips``) has seen its own draft's errors, and not only those that `corpus`
+invents.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import gzip
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,8 +23,8 @@ import torch
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 from a1_sgl.evals.stories import Problem, Step, problems
-from a1_sgl.launch.pocket.corpus import Line
-from a1_sgl.launch.pocket.writing import prompt_ids, sampled
+from a1_sgl.launch.pocket.corpus import Line, notices
+from a1_sgl.launch.pocket.writing import encode, prompt_ids, sampled
 
 _HAS = re.compile(r" has (\d{1,4}) \w+\.$")
 _BOXED = re.compile(r"\\boxed\{(\d{1,4})\}\.$")
@@ -88,10 +89,25 @@ def draw(
     yield from (slip for slip in map(first, found, texts) if slip is not None)
 
 
+def mended(model: LlamaForCausalLM, tokenizer: Any, slips: Sequence[Slip], temperature: float) -> list[bool]:
+    """Whether the very next line that the model writes after a slip is its correction: what `continue` lives on."""
+    prompts, wanted = [], []
+    for slip in slips:
+        lines = (*slip.problem.lines[: slip.index], slip.text)
+        prompts.append(
+            [*prompt_ids(tokenizer, slip.problem), *encode(tokenizer, "".join(f"{one}\n\n" for one in lines))]
+        )
+        wanted.append(notices(slip.problem, slip.index, slip.line) + slip.line.ought)
+    longest = max(len(encode(tokenizer, line)) for line in wanted)
+    texts = sampled(model, tokenizer, prompts, temperature, longest + 1)
+    return [text.partition("\n\n")[0] == line for text, line in zip(texts, wanted, strict=True)]
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draft", type=Path, default=Path(__file__).parent / "stories" / "draft")
+    parser.add_argument("--target", type=Path, help="keep what this model does not correct at once")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--chains", type=int, default=16_384)
     parser.add_argument("--batch", type=int, default=1024)
@@ -101,16 +117,22 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer = AutoTokenizer.from_pretrained(args.draft)
     model = LlamaForCausalLM.from_pretrained(args.draft).to(device)
+    target = LlamaForCausalLM.from_pretrained(args.target).to(device) if args.target else None
     torch.manual_seed(args.seed)
-    source, start, kept = problems("train", f"slips/{args.seed}"), time.monotonic(), 0
+    source, start, found, kept = problems("train", f"slips/{args.seed}"), time.monotonic(), 0, 0
     with args.out.open("w") as file:
         for done in range(0, args.chains, args.batch):
-            for slip in draw(model, tokenizer, source, min(args.batch, args.chains - done), args.temperature):
-                file.write(json.dumps(asdict(slip)) + "\n")
-                kept += 1
+            slips = list(draw(model, tokenizer, source, min(args.batch, args.chains - done), args.temperature))
+            found += len(slips)
+            if target is not None and slips:
+                right = mended(target, tokenizer, slips, args.temperature)
+                slips = [slip for slip, well in zip(slips, right, strict=True) if not well]
+            file.writelines(json.dumps(asdict(slip)) + "\n" for slip in slips)
             file.flush()
+            kept += len(slips)
             print(
-                f"{min(done + args.batch, args.chains)} chains, {kept} slips, {time.monotonic() - start:.0f} s",
+                f"{min(done + args.batch, args.chains)} chains, {found} slips, {kept} kept, "
+                f"{time.monotonic() - start:.0f} s",
                 flush=True,
             )
 

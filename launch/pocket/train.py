@@ -32,7 +32,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from a1_sgl.evals.stories import STEPS, Problem, problems
 from a1_sgl.launch.pocket.corpus import forgot, judged_answer, judged_step, transcript
-from a1_sgl.launch.pocket.slips import read
+from a1_sgl.launch.pocket.slips import Slip, mended, read
 from a1_sgl.launch.pocket.tokenizer import CONTEXT, VOCABULARY, load_or_train
 from a1_sgl.launch.pocket.writing import codec_of, encode, messages, prompt_ids, sampled
 from a1_sgl.session.judge import ANSWER, LEAD, STEP
@@ -219,26 +219,19 @@ def mending(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, temperature: float, count: int, seed: int
 ) -> float:
     """Share of `count` steps of calibration problems in which a carry or borrow was forgotten, as a draft does, whose
-    very next line is their correction: what the take-over `continue` lives on."""
+    very next line is their correction."""
     model.eval()
     torch.manual_seed(seed)
     source, rng = problems("calibration", 30_000 + seed), random.Random(f"mending/{seed}")
-    prompts: list[list[int]] = []
-    wanted: list[str] = []
-    while len(prompts) < count:
+    forgotten: list[Slip] = []
+    while len(forgotten) < count:
         problem = next(source)
-        weak = [(i, line) for i in range(len(problem.steps)) if (line := forgot(problem, i)) is not None]
-        if not weak:
-            continue
-        index, line = rng.choice(weak)
-        text = "".join(f"{one}\n\n" for one in (*problem.lines[:index], line.text))
-        prompts.append([*prompt_ids(tokenizer, problem), *encode(tokenizer, text)])
-        wanted.append(f"Wait, step {index + 1} is wrong: {problem.line_at(index)}")
-    longest = max(len(encode(tokenizer, line)) for line in wanted)
-    texts = sampled(model, tokenizer, prompts, temperature, longest + 1)
+        weak = [(i, line.text) for i in range(len(problem.steps)) if (line := forgot(problem, i)) is not None]
+        if weak:
+            forgotten.append(Slip(problem, *rng.choice(weak)))
+    hits = mended(model, tokenizer, forgotten, temperature)
     model.train()
-    hits = sum(1 for text, line in zip(texts, wanted, strict=True) if text.partition("\n\n")[0] == line)
-    return hits / count
+    return sum(hits) / count
 
 
 @torch.no_grad()

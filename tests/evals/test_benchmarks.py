@@ -159,9 +159,17 @@ def test_runs_are_beside_their_simulations(tmp_path, capsys):
     said = capsys.readouterr().out
     found = json.loads((tmp_path / "simulated.json").read_text())
     assert [one["run"] for one in found] == [row.name for row in simulated.RECIPE]
-    assert all(one["wall_s"][0] > 0 and one["planned_s"] > 0 for one in found)
+    assert all(one["wall_s"][0] > 0 and one["planned_s"] > 0 and one["pace"] == 1 for one in found)
     assert all(row.name in said for row in simulated.RECIPE)
     assert Pair.load(tmp_path / "pair.yaml").target.capacity == simulated._capacity("target")
+    (tmp_path / simulated.PACES).write_text(json.dumps({found[0]["run"]: 0.01, found[1]["run"]: 0.02}))
+    simulated.report(tmp_path)  # the machine was half as fast around the second run
+    slowed = json.loads((tmp_path / "simulated.json").read_text())
+    assert [one["pace"] for one in slowed[:3]] == [1, 2, 1]
+    assert [one["wall_s"][1] for one in slowed] == [
+        pytest.approx(one["wall_s"][1] * two["pace"]) for one, two in zip(found, slowed, strict=True)
+    ]
+    assert slowed[1]["planned_s"] == pytest.approx(2 * found[1]["planned_s"])
 
 
 def test_what_a_chain_costs_its_client_is_measured():
