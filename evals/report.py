@@ -20,7 +20,7 @@ from a1_sgl.errors import ConfigError
 from a1_sgl.evals import comparison
 from a1_sgl.evals.accounting import question_seconds
 from a1_sgl.evals.browser import browsed
-from a1_sgl.evals.metrics import shown_bound, summarise
+from a1_sgl.evals.metrics import missing, shown_bound, summarise
 from a1_sgl.evals.page import COLOURS, Draw, labels, legend, look, save, sheet
 from a1_sgl.records import RunFolder
 from a1_sgl.types import Call, calls_of
@@ -43,6 +43,10 @@ def write(page: StrPath, runs: Mapping[str, RunFolder], title: str = "Runs") -> 
     runs = named
     summaries = {name: summarise(folder) for name, folder in runs.items()}
     sentences = [f"{name} is {s['certificate']['says']}." for name, s in summaries.items() if s["certificate"]]
+    sentences += [
+        f"{name} is {_many(missing(s), 'chain')} short of its end, and brief chains end first: its figures are not "
+        "those that the whole run will have." for name, s in summaries.items() if missing(s)
+    ]  # fmt: skip
     pairs: list[dict[str, Any]] = []
     try:
         pairs = comparison.compare(runs, summaries=summaries) if len(runs) > 1 else []

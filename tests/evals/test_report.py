@@ -9,7 +9,7 @@ from a1_sgl.conformal import SCORES, Screening
 from a1_sgl.conformal.gate import UNSEEN
 from a1_sgl.errors import ConfigError
 from a1_sgl.evals.browser import browsed
-from a1_sgl.evals.metrics import summarise
+from a1_sgl.evals.metrics import missing, summarise
 from a1_sgl.evals.page.write import as_json, save
 from a1_sgl.evals.report import _timeline, costs, front, label, labelled, write
 from a1_sgl.evals.runner import evaluate
@@ -50,6 +50,14 @@ def test_the_page_needs_no_network_and_escapes_what_models_wrote(page):
     assert [(c["author"], c["dropped"], c["over"], c["p"]) for c in chunks] == [
         ("draft", "replaced", True, 0.1), ("target", None, False, None),
     ]  # fmt: skip
+
+
+def test_a_run_that_was_stopped_says_so(tmp_path):
+    whole = run(tmp_path / "a", [["1", "1"]])
+    stopped = run(tmp_path / "b", [["1"], ["1", "2"], []], gate={"alpha": 0.4})
+    assert [missing(summarise(folder)) for folder in (whole, stopped)] == [0, 3]
+    text = write(tmp_path / "report.html", {"a": whole, "b": stopped})[0].read_text()
+    assert text.count(" is 3 chains short of its end, and brief chains end first: ") == 1
 
 
 @pytest.mark.parametrize(("sessions", "shown"), [([100.0], "run"), ([100.0, 900.0], "run, session 1 of 2")])
