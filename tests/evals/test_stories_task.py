@@ -7,11 +7,13 @@ from dataclasses import asdict
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoTokenizer, LlamaForCausalLM
 
 from a1_sgl.evals.stories import COUNTS, OPERANDS, Problem, Step, problems, work
 from a1_sgl.evals.tasks import find_task
-from a1_sgl.launch.pocket.corpus import judged_answer, judged_step, transcript
-from a1_sgl.launch.pocket.slips import Slip, first, read
+from a1_sgl.launch.pocket import pocket_specs
+from a1_sgl.launch.pocket.corpus import forgot, judged_answer, judged_step, transcript
+from a1_sgl.launch.pocket.slips import Slip, first, mended, read
 
 
 def take(split, seed, n, **options):
@@ -116,6 +118,20 @@ def test_the_first_wrong_line_of_a_chain_is_a_slip(tmp_path):
     path = tmp_path / "slips.jsonl"
     path.write_text(json.dumps(asdict(slip)) + "\n")
     assert read(path) == [slip]
+
+
+def test_what_a_target_does_not_mend_is_told_from_what_it_does():
+    """The pocket target corrects a forgotten carry at once; where nothing is wrong it goes on."""
+    folder = next(spec.model for spec in pocket_specs("stories") if spec.role == "target")
+    model, tokenizer = LlamaForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    problem, index, line = next(
+        (problem, i, line)
+        for problem in take("calibration", 0, 20)
+        for i in range(len(problem.steps))
+        if (line := forgot(problem, i)) is not None
+    )
+    slips = [Slip(problem, index, line.text), Slip(problem, index, problem.line_at(index))]
+    assert mended(model, tokenizer, slips, 0.05) == [True, False]
 
 
 @given(st.integers(0, 10_000))
