@@ -64,15 +64,15 @@ def show(
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("model", "scores of", "chunks", "tokens", "longest", "cached", "token", "", "chunk", ""):
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
+    for column in ("model", "scores of", "tokens", "longest", "cached", "token", "", "chunk", ""):
         table.add_column(column, justify="left" if column in ("model", "scores of") else "right", no_wrap=True)
-    table.add_row(*[""] * 6, "largest", "mean", "largest", "mean", style="bold")
+    table.add_row(*[""] * 5, "largest", "mean", "largest", "mean", style="bold")
     for row in rows:
         differences = (row[name] for name in ("token_most", "token_mean", "chunk_most", "chunk_mean"))
         table.add_row(
-            row["model"], row["of"], f"{row['chunks']:,}", f"{row['tokens']:,}", f"{row['longest']:,}",
-            f"{row['cached']:.0%}", *(f"{one:.1e}" for one in differences),
+            row["model"], row["of"], f"{row['tokens']:,}", f"{row['longest']:,}", f"{row['cached']:.0%}",
+            *(f"{one:.1e}" for one in differences),
         )  # fmt: skip
     return table
 

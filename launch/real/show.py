@@ -46,10 +46,10 @@ def measure(folder: Path, data: Path | None, questions: int, chains: int, out: P
             written = [
                 tuple(chain.text[at : at + 60] for at in range(0, len(chain.text), 60)) for chain in run.finished
             ]
-            judged["Gemma", "the chains, in the run"] = listening.heard
+            judged["Gemma", "chains, in the run"] = listening.heard
             for name, engine in (("SmolLM2", draft), ("Gemma", target)):
                 judged[name, "texts"] = [one for chunks in texts().values() for one in judge(engine, chunks)]
-                judged[name, "the chains, anew"] = [one for chunks in written for one in judge(engine, chunks)]
+                judged[name, "chains, anew"] = [one for chunks in written for one in judge(engine, chunks)]
             said = [
                 agreement.exact(one.codec, chunks)
                 for one in (draft, target)

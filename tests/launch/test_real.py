@@ -9,15 +9,26 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from a1_sgl.engine import Codec
 from a1_sgl.errors import ConfigError
 from a1_sgl.launch.real import FOLDER, GEMMA, MODELS, SMOLLM2, path, prepared, real_specs
+from a1_sgl.launch.real.__main__ import _table
 from a1_sgl.launch.real.agreement import Agreement, Judged, agreement, exact, texts
 from a1_sgl.launch.real.prepare import prepare
 
 HERE = Path(__file__).parents[2] / FOLDER
 needs_models = pytest.mark.skipif(not prepared(HERE), reason="`make real` prepares the models; it downloads 330 MB")
+
+
+def test_what_is_shown_fits_80_columns(capsys):
+    differences = {"token_most": 3.5e-5, "token_mean": 2.9e-6, "chunk_most": 6.1e-6, "chunk_mean": 9.3e-7}
+    row = {"model": "SmolLM2", "of": "chains, in the run", "tokens": 13_050, "longest": 2_301, "cached": 1.0}
+    Console(width=80).print(_table([row | differences]))
+    lines = capsys.readouterr().out.splitlines()
+    assert "…" not in "".join(lines)
+    assert lines[-1].split()[-4:] == ["3.5e-05", "2.9e-06", "6.1e-06", "9.3e-07"]
 
 
 # --- preparing ------------------------------------------------------------------------------------------------
@@ -162,8 +173,8 @@ def test_the_pair_runs_and_its_scores_are_those_of_transformers(tmp_path):
     assert (found["run"]["chains"], found["run"]["lost"]) == (4, 0)
     assert found["run"]["decisions"] >= 4
     assert {(row["model"], row["of"]) for row in found["agreement"]} == {
-        ("SmolLM2", "texts"), ("SmolLM2", "the chains, anew"),
-        ("Gemma", "texts"), ("Gemma", "the chains, anew"), ("Gemma", "the chains, in the run"),
+        ("SmolLM2", "texts"), ("SmolLM2", "chains, anew"),
+        ("Gemma", "texts"), ("Gemma", "chains, anew"), ("Gemma", "chains, in the run"),
     }  # fmt: skip
     for row in found["agreement"]:
         assert row["token_most"] < 1e-3, row
