@@ -174,8 +174,9 @@ def audits(events: Sequence[Event], asked: Mapping[str, Any] | None) -> dict[str
 
 def missing(summary: Mapping[str, Any]) -> int:
     """Chains of a run that are neither finished nor lost: it was stopped before its end, or goes on."""
-    planned: int = summary["questions"] * summary["chains_per_question"]
-    return max(0, planned - summary["chains_completed"] - summary["chains_lost"])
+    short: int = summary["questions"] * summary["chains_per_question"]
+    short -= summary["chains_completed"] + summary["chains_lost"]
+    return max(0, short)
 
 
 def summarise(folder: RunFolder, lost: int | None = None, errors: Mapping[str, int] | None = None) -> dict[str, Any]:
