@@ -62,7 +62,9 @@ def start(
     limits: Mapping[int, int] | None = None,
 ) -> Started:
     """A process of what would stand after `python` in a shell; `limits` are for `resource.setrlimit`."""
-    return Started([str(one) for one in command], dict(os.environ), str(out), str(err), cwd, dict(limits or {}))
+    return Started(
+        [str(one) for one in command], dict(os.environ), str(out), str(err), cwd or Path.cwd(), dict(limits or {})
+    )
 
 
 def run(*command: object, cwd: Path | None = None, timeout: float = 200) -> subprocess.CompletedProcess[str]:
@@ -77,9 +79,7 @@ def run(*command: object, cwd: Path | None = None, timeout: float = 200) -> subp
         return subprocess.CompletedProcess(command, status, out.read_text(), err.read_text())
 
 
-def _become(
-    command: list[str], env: dict[str, str], out: str, err: str, cwd: Path | None, limits: dict[int, int]
-) -> None:
+def _become(command: list[str], env: dict[str, str], out: str, err: str, cwd: Path, limits: dict[int, int]) -> None:
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, (path, mode) in enumerate(((os.devnull, "rb"), (out, "ab"), (err, "ab"))):
@@ -88,7 +88,7 @@ def _become(
     faulthandler.enable()
     os.environ.clear()
     os.environ.update(env)
-    os.chdir(cwd or os.getcwd())
+    os.chdir(cwd)
     for what, most in limits.items():
         resource.setrlimit(what, (most, most))
     match command:

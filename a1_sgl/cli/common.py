@@ -321,7 +321,7 @@ def percent(interval: dict[str, Any], key: str) -> str:
 
 def print_summaries(runs: dict[str, dict[str, Any]]) -> None:
     """Runs side by side; fits 80 columns with up to three of them."""
-    from a1_sgl.evals.metrics import missing, shown_bound
+    from a1_sgl.evals.metrics import shown_bound
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("")
@@ -367,8 +367,6 @@ def print_summaries(runs: dict[str, dict[str, Any]]) -> None:
     row("cached share", lambda s: _plain(s["tokens"]["cached_share"]))
     row("wall-clock", lambda s: f"{s['wall_s']:.1f} s")
     row("chains", lambda s: f"{s['chains_completed']:,}" + (f" ({s['chains_lost']} lost)" if s["chains_lost"] else ""))
-    if any(map(missing, runs.values())):
-        row("  missing", lambda s: f"{missing(s):,}" if missing(s) else "-")
     console.print(table)
     console.print(
         "[...]: 95% intervals, clustered by question. bound: how far the rate can be from\n"

@@ -31,8 +31,7 @@ def printed(monkeypatch):
 
 ALL = {"mean": 1.0, "low": 0.94, "high": 1.0}
 SUMMARY = {
-    "questions": 100, "chains_per_question": 16, "vote": "majority", "wall_s": 12345.6, "chains_completed": 1600,
-    "chains_lost": 2,
+    "chains_per_question": 16, "vote": "majority", "wall_s": 12345.6, "chains_completed": 1600, "chains_lost": 2,
     "audits": None,
     "accuracy": ALL, "answer_accuracy": ALL, "maj_at": {"16": ALL}, "pass_at": {"16": ALL},
     "tokens": {"draft_decode": 12345678, "draft_dropped": 0, "target_decode": 12345678, "target_dropped": 5,
@@ -68,13 +67,6 @@ def test_three_runs_fit_with_their_bounds(printed, by_turn, says):
     assert lines[at + 2].split() == ["bound", *["±4.5%"] * 3]
     assert lines[at + 3].split()[:2] == ["by", "turn"]
     assert [cell.strip() for cell in rows[at + 3] if cell.strip()] == ["by turn", says, says, says]
-
-
-def test_what_is_missing_of_a_run_has_a_row(printed):
-    common.print_summaries({"whole": SUMMARY})
-    assert not any(line.startswith("  missing") for line in printed())
-    common.print_summaries({"whole": SUMMARY, "stopped": SUMMARY | {"chains_completed": 1500}})
-    assert next(line for line in printed() if line.startswith("  missing")).split() == ["missing", "-", "98"]
 
 
 @pytest.mark.parametrize(("width", "parts"), [(80, [["A", "B"], ["C", "D"]]), (40, [["A"], ["B"], ["C"], ["D"]])])

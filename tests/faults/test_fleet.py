@@ -44,13 +44,12 @@ def test_a_target_that_is_killed_costs_a_prefill_and_is_used_again(arm, targets,
     assert killed.sent - killed.cached <= whole.sent - whole.cached + LEVEL.in_flight * CONTEXT
 
 
-@pytest.mark.parametrize("policy", ["manual", "cache_aware"])
-def test_a_target_that_joins_a_gateway_is_used(policy, targets, tmp_path):
+def test_a_target_that_joins_a_gateway_is_used(targets, tmp_path):
+    policy = "manual"  # cache_aware keeps to the target that has the prompts' beginning
     with (
         gateway([targets.first], tmp_path / "logs", policy=policy) as at,
         Backend.connect(targets.draft, at.url, in_flight=LEVEL.in_flight) as backend,
     ):
         found = run(targets, backend, LEVEL, tmp_path / "run", policy, "joined", lambda: join(at.url, targets.second))
     assert found.lost == 0
-    assert found.requests[0] > 0
-    assert found.requests[1] > 0 or policy == "cache_aware"  # which keeps to the target that has the prompts' beginning
+    assert all(found.requests)
