@@ -14,7 +14,7 @@ Torch itself looks for triton before it compiles anything, and would take the st
 functions that are to be compiled, such as Gemma's rotary embedding; in a server (`serve.py`) they run as written.
 
 Nothing here imports sglang or torch, so that it can run before either. When SGLang's torch-native attention is
-imported, `extend_attention` mends what it computes in vain.
+imported, `attention` mends what it does in vain.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class _Patcher(importlib.abc.MetaPathFinder):
         run = spec.loader.exec_module
 
         def exec_module(module: types.ModuleType) -> None:
-            from a1_sgl.launch.extend_attention import patch
+            from a1_sgl.launch.attention import patch
 
             run(module)
             patch(module)

@@ -262,5 +262,8 @@ def show_rho(found: Rho) -> None:
         f"{found.model}, {found.machine}: ms a token, all requests together, by how many are in flight and how long "
         f"the chunk is, after {found.prefix} tokens. (...): rho, which is verify over write."
     )
+    if found.context is not None:
+        more = f"{1e6 * found.context:.3g} us" if found.context else "not measurably"
+        _say(f"A written token costs {more} more for each token that its sequence already holds.")
     for what in found.left_out:
         _say(f"left out: {what}")

@@ -6,10 +6,11 @@ is small: abruptly (`MondrianBank`) or by degrees (`ShrunkBank`). They nest, and
 
 from __future__ import annotations
 
-import math
 import threading
+from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Hashable, Iterable
+from math import inf, isfinite
 from typing import Any, Protocol
 
 from sortedcontainers import SortedList
@@ -20,6 +21,8 @@ from a1_sgl.conformal.pvalues import Rank, rank
 
 KEPT = 100_000
 """Scores that a bank without end keeps, the last ones: what it holds is bounded, and a p-value is fine to 1e-5."""
+_FEW = 1000
+"""Scores up to which a plain list is as quick as a `SortedList`, or quicker: a question's bank seldom has more."""
 
 
 class Bank(Protocol):
@@ -78,17 +81,14 @@ class ScoreBank:
         """
         finite(score)
         with self._lock:
-            scores = self._scores
-            n, above = len(scores), scores.bisect_right(score)
-            # Membership costs half of a second position, and equal scores are rare.
-            equal = above - scores.bisect_left(score) if score in scores else 0
-            if add:
-                self._insert(score)
-        return n - above, equal, n
+            return self._counts(score, add)
 
     def rank(self, score: float, place: Place | None = None, *, add: bool = False) -> Rank:
         """As in `Bank`; the place does not matter here."""
-        return rank(*self.counts(score, add=add))
+        finite(score)
+        with self._lock:
+            greater, equal, n = self._counts(score, add)
+        return rank(greater, equal, n)
 
     def add(self, score: float, place: Place | None = None) -> None:
         """As in `Bank`."""
@@ -124,18 +124,45 @@ class ScoreBank:
         if self.window is not None:
             kept = kept[-self.window :]
         self._order = deque(kept) if self.window is not None else None
-        self._scores: SortedList = SortedList(kept)
+        self._scores: list[float] | SortedList = sorted(kept) if len(kept) <= _FEW else SortedList(kept)
+
+    def _counts(self, score: float, add: bool) -> tuple[int, int, int]:
+        scores = self._scores
+        n = len(scores)
+        if isinstance(scores, list):
+            above = bisect_right(scores, score)
+            equal = above - bisect_left(scores, score, 0, above)
+        else:
+            above = scores.bisect_right(score)
+            # Membership costs half of a second position, and equal scores are rare.
+            equal = above - scores.bisect_left(score) if score in scores else 0
+        if add:
+            self._insert(score)
+        return n - above, equal, n
 
     def _insert(self, score: float) -> None:
-        self._scores.add(score)
+        scores = self._scores
+        if isinstance(scores, list):
+            insort(scores, score)
+        else:
+            scores.add(score)
         if self._order is not None:
             self._order.append(score)
             if len(self._order) > (self.window or 0):
-                self._scores.remove(self._order.popleft())
+                oldest = self._order.popleft()
+                if isinstance(scores, list):
+                    del scores[bisect_left(scores, oldest)]
+                else:
+                    scores.remove(oldest)
+        if isinstance(scores, list) and len(scores) > _FEW:
+            self._scores = SortedList(scores)
 
 
 class _Categories:
-    """A bank for each category beside a parent that holds every score."""
+    """A bank for each category beside a parent that holds every score.
+
+    A category's bank is touched under this bank's lock alone, with scores that are known to be finite.
+    """
 
     def __init__(self, category: Category, parent: Bank | None, window: int | None) -> None:
         self.category = category
@@ -156,6 +183,7 @@ class _Categories:
 
     def add(self, score: float, place: Place) -> None:
         """As in `Bank`."""
+        finite(score)
         with self._lock:
             self._bank(place)  # a category that cannot be is refused while nothing is changed
             self.parent.add(score, place)
@@ -197,7 +225,7 @@ class _Categories:
         if bank is None:
             bank = self._banks[category] = ScoreBank(window=self.window)
             self._passing.note(category)
-        bank.add(score)
+        bank._insert(score)
 
     def _hold(self, banks: dict[Hashable, ScoreBank]) -> None:
         self._banks, self._passing = banks, Passing(self.category)
@@ -233,6 +261,7 @@ class MondrianBank(_Categories):
 
     def rank(self, score: float, place: Place, *, add: bool = False) -> Rank:
         """As in `Bank`."""
+        finite(score)
         with self._lock:
             bank = self._bank(place)
             if bank is None or len(bank) < self.minimum:
@@ -242,7 +271,7 @@ class MondrianBank(_Categories):
             else:
                 if add:  # the parent first: it may refuse the place
                     self.parent.add(score, place)
-                ranked = bank.rank(score, add=add)
+                ranked = rank(*bank._counts(score, add))
             return ranked
 
 
@@ -261,12 +290,13 @@ class ShrunkBank(_Categories):
     ) -> None:
         """Arguments as in `MondrianBank`, and `weight`: positive."""
         super().__init__(category, parent, window)
-        if not 0 < real(weight) < math.inf:
+        if not 0 < real(weight) < inf:
             raise ValueError(f"weight must be positive and finite, not {weight}")
         self.weight = weight
 
     def rank(self, score: float, place: Place, *, add: bool = False) -> Rank:
         """As in `Bank`; `Rank.n` is that of the category."""
+        finite(score)
         with self._lock:
             bank = self._bank(place)
             low, high, _ = self.parent.rank(score, place, add=add)
@@ -274,7 +304,7 @@ class ShrunkBank(_Categories):
                 if add:
                     self._insert(score, place)
                 return Rank(low, high, 0)
-            greater, equal, n = bank.counts(score, add=add)
+            greater, equal, n = bank._counts(score, add)
             k = self.weight
             return Rank((greater + k * low) / (n + k), (greater + equal + k * high) / (n + k), n)
 
@@ -287,15 +317,18 @@ def _window(window: int | None) -> int | None:
 
 def finite(score: float) -> float:
     """The score as a float, or ValueError if it is not finite, or an integer that no float can hold."""
-    if not is_finite(score):
-        shown = f"an integer of {score.bit_length()} bits" if isinstance(score, int) else score
-        raise ValueError(f"a score must be a finite number, not {shown}; a missing score is an error, not a rank")
-    return float(score)
+    try:
+        if isfinite(score):
+            return float(score)
+    except OverflowError:
+        pass
+    shown = f"an integer of {score.bit_length()} bits" if isinstance(score, int) else score
+    raise ValueError(f"a score must be a finite number, not {shown}; a missing score is an error, not a rank")
 
 
 def is_finite(score: float) -> bool:
     """Whether a float can hold it; JSON has integers that none can."""
     try:
-        return math.isfinite(score)
+        return isfinite(score)
     except OverflowError:
         return False

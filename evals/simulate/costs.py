@@ -26,7 +26,7 @@ from scipy.optimize import nnls
 
 from a1_sgl import reading
 from a1_sgl.errors import ConfigError, first_line, why
-from a1_sgl.evals.speed.rho import Rho
+from a1_sgl.evals.speed.rho import STEPS, Rho
 
 HERE = Path(__file__).parent / "pairs"
 PAIRS = tuple(sorted(path.stem for path in HERE.glob("*.yaml")))
@@ -68,7 +68,8 @@ class Curves(_Part):
     @classmethod
     def of(cls, rho: Rho) -> Self:
         """From what `a1 bench rho` found. Prefill is the least squares fit of its relative errors, with no cost below
-        zero; with one prefix length the cost of context cannot be told from that of sequences, and is in theirs."""
+        zero. Steps of the measured context cost what was measured; if what context costs was left out, it is in that
+        of sequences."""
         rows, took = [], []
         for batch, row in rho.verify.items():
             for chunk, each in row.items():
@@ -79,8 +80,11 @@ class Curves(_Part):
         table, seconds = np.array(rows, float), np.array(took)
         found, _ = nnls(table / seconds[:, None], np.ones(len(seconds)))
         step, request, token, pair = map(float, found)
-        decode = tuple((batch, each * batch) for batch, each in sorted(rho.decode.items()))
-        return cls(decode=decode, step=step, request=request, token=token, pair=pair)
+        held = rho.prefix + sum(STEPS) / 2
+        # It was measured in one batch. In no other may it be more than nearly all of a token's cost.
+        context = min(rho.context or 0.0, 0.9 * min(rho.decode.values()) / held)
+        decode = tuple((batch, (each - context * held) * batch) for batch, each in sorted(rho.decode.items()))
+        return cls(decode=decode, context=context, step=step, request=request, token=token, pair=pair)
 
     @cached_property
     def _table(self) -> list[float]:

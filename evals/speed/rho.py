@@ -26,6 +26,8 @@ BATCHES = (1, 4, 16, 64, 256)
 CHUNKS = (16, 64, 256, 512)
 PREFIX = 256
 """Tokens before what is decoded or verified; fewer where the context is short."""
+FAR, FAR_BATCH = 3, 16
+"""To tell what context costs: by how much longer a prefix is decoded after as well, in the largest batch up to this."""
 STEPS = (8, 40)
 """Decode steps of the two generations whose difference is taken, so that prompt and request drop out."""
 CHUNK, ALPHA = 64, 0.25
@@ -42,6 +44,8 @@ class Rho(BaseModel):
         prefix: tokens before what was decoded or verified.
         decode: seconds a token, by batch.
         verify: seconds a token, by batch and chunk: so many chunks of that length sent at once.
+        context: seconds that a decoded token costs more for each token that its sequence already holds; 0 where it was
+            not each time more. None if it was left out.
         left_out: what was not measured, and why.
     """
 
@@ -52,6 +56,7 @@ class Rho(BaseModel):
     prefix: int
     decode: dict[int, float]
     verify: dict[int, dict[int, float]]
+    context: float | None = None
     left_out: list[str] = []
 
     def at(self, batch: int, chunk: int) -> float:
@@ -177,11 +182,8 @@ async def measure(
             continue
         tell(what)
         prompts = [draw(prefix) for _ in range(batch)]
-        await asyncio.gather(*(engine.prefill(Request(as_ids(prompt))) for prompt in prompts))
-        # What comes first on a batch is slower than what follows, and is not counted.
-        await _decode(engine, prompts, STEPS[0])
-        took = [[await _decode(engine, prompts, steps) for steps in STEPS] for _ in range(3 if batch < 64 else 2)]
-        cost = statistics.median(long - short for short, long in took) / (STEPS[1] - STEPS[0]) / batch
+        await _read(engine, prompts)
+        cost = statistics.median([await _written(engine, prompts) for _ in range(3 if batch < 64 else 2)])
         if cost <= 0:
             left_out.append(f"{what}: what a step costs cannot be told from noise; has the runtime other work?")
             continue
@@ -206,11 +208,35 @@ async def measure(
             del verify[batch]
     if not verify:
         raise RuntimeFault(f"{engine.name}: nothing could be measured; {'; '.join(left_out)}")
+    context, batch = None, max((one for one in verify if one <= FAR_BATCH), default=min(verify))
+    what, far = "what context costs", FAR * prefix
+    if far + STEPS[1] > limits.longest_prompt or (capacity and batch * (far + STEPS[1]) > capacity):
+        left_out.append(f"{what}: more than the runtime holds")
+    elif not over(what):
+        tell(what)
+        ends = [draw(far) for _ in range(batch)]
+        both = [prompt[:prefix] for prompt in ends], ends
+        await _read(engine, ends)
+        took = [[await _written(engine, prompts) for prompts in both] for _ in range(3)]
+        more = [away - near for near, away in took]
+        context = statistics.median(more) / (far - prefix) if min(more) > 0 else 0.0
     identity = engine.identity
     return Rho(
         model=Path(identity.model).name, model_sha256=identity.model_sha256, machine=machine, packages=packages,
-        prefix=prefix, decode=decode, verify=verify, left_out=left_out,
+        prefix=prefix, decode=decode, verify=verify, context=context, left_out=left_out,
     )  # fmt: skip
+
+
+async def _read(engine: Engine, prompts: Sequence[Sequence[int]]) -> None:
+    """Puts the prompts into the cache, and writes a little: what comes first on a batch is slower than what follows."""
+    await asyncio.gather(*(engine.prefill(Request(as_ids(prompt))) for prompt in prompts))
+    await _decode(engine, prompts, STEPS[0])
+
+
+async def _written(engine: Engine, prompts: Sequence[Sequence[int]]) -> float:
+    """Seconds a token, all together."""
+    short, long = [await _decode(engine, prompts, steps) for steps in STEPS]
+    return (long - short) / (STEPS[1] - STEPS[0]) / len(prompts)
 
 
 async def _decode(engine: Engine, prompts: Sequence[Sequence[int]], steps: int) -> float:

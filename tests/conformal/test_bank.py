@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from a1_sgl.conformal import MondrianBank, Place, Rank, ScoreBank, ShrunkBank
+from a1_sgl.conformal import MondrianBank, Place, Rank, ScoreBank, ShrunkBank, bank
 
 scores = st.lists(st.sampled_from([0.0, 0.5, 1.0, 1.5, 2.0]) | st.floats(-5, 5), max_size=40)
 places = st.builds(Place, st.sampled_from("ab"), st.integers(0, 1), st.integers(0, 2))
@@ -21,6 +21,16 @@ BANKS = {
     "shrunk-shrunk": lambda: ShrunkBank(("question", "turn"), ShrunkBank("question"), weight=2),
     "shrunk-mondrian": lambda: ShrunkBank("question", MondrianBank("turn", minimum=2), window=5),
 }
+
+
+@pytest.fixture(autouse=True, scope="module", params=[3, 1000], ids=["sorted-lists", "lists"])
+def few(request):
+    """Banks of more scores than this hold them in another way."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(bank, "_FEW", request.param)
+        yield
+
+
 every_bank = pytest.mark.parametrize("make", BANKS.values(), ids=BANKS)
 
 
@@ -202,3 +212,26 @@ def test_a_bank_of_what_is_no_number_is_refused():
 def test_settings_that_cannot_be_are_named(make, what):
     with pytest.raises(ValueError, match=what):
         make()
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf, 10**400])
+def test_a_category_takes_no_score_that_is_not_finite_whatever_its_parent_does(score):
+    class Parent:
+        """Of somebody's own, and takes anything."""
+
+        def rank(self, score, place, *, add=False):
+            return Rank(0.0, 1.0, 0)
+
+        def add(self, score, place):
+            pass
+
+        def __len__(self):
+            return 0
+
+    place = Place("q", 0, 0)
+    for made in (ShrunkBank("question", Parent()), MondrianBank("question", Parent(), minimum=1)):
+        made.add(1.0, place)
+        for call in (made.add, made.rank, lambda score, place, made=made: made.rank(score, place, add=True)):
+            with pytest.raises(ValueError, match="a score must be a finite number"):
+                call(score, place)
+        assert made.sizes() == {"q": 1}

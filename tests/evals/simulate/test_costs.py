@@ -37,6 +37,17 @@ def test_decode_is_as_measured_with_straight_lines_between_and_beyond():
     assert Curves(decode=((1, 1.0),), context=0.5).decode_step(1, 10) == 6.0
 
 
+def test_what_context_costs_is_taken_out_of_a_step_and_put_in_by_the_token():
+    costs = Curves.of(rho().model_copy(update={"context": 2e-6}))
+    held = 256 + 24  # the prefix, and half of what is written after it
+    assert [costs.decode_step(b, b * held) for b in (1, 4, 16, 64)] == pytest.approx([0.012, 0.024, 0.04, 0.128])
+    assert costs.decode_step(16, 16 * (held + 1000)) == pytest.approx(0.04 + 16 * 1000 * 2e-6)
+    # More than the whole step cannot be context, and what was measured stays so.
+    most = Curves.of(rho().model_copy(update={"context": 1.0}))
+    assert [most.decode_step(b, b * held) for b in (1, 4, 16, 64)] == pytest.approx([0.012, 0.024, 0.04, 0.128])
+    assert min(most.decode_step(b, 0) for b in (1, 4, 16, 64)) > 0
+
+
 def test_a_roofline_is_the_longer_of_reading_and_computing():
     costs = Roofline(parameters=1e9, weight_bytes=2, kv_bytes=1e5, bandwidth=1e12, flops=1e14, overhead=1e-3)
     reading = 2e9 / 1e12

@@ -69,6 +69,8 @@ def test_a_runtime_is_measured(target):
     assert all(row.keys() == {4, 16} and min(row.values()) > 0 for row in found.verify.values())
     # On a busy machine a step may be lost in noise, and that is said.
     assert len(found.decode) + len(found.left_out) == 2
+    assert found.context is not None
+    assert found.context >= 0
 
 
 def test_costs_are_those_of_all_requests_together():
@@ -81,8 +83,20 @@ def test_costs_are_those_of_all_requests_together():
     assert {len(call.request.ids) - call.start for call in scored} == {10}
 
 
+def test_what_context_costs_is_told_from_a_longer_prefix():
+    engine = FakeEngine(
+        "x" * 100, delay=lambda call: 4e-6 * len(call.request.ids) * call.sampling.get("max_new_tokens", 0)
+    )
+    found = wait(measure(engine, machine="m", packages={}, batches=(1, 2, 64), chunks=(10,)))
+    assert 1e-6 < found.context < 1e-4
+    asked = {len(call.request.ids) for call in engine.calls if call.kind == "generate"}
+    assert asked == {256, 768}
+    longest = [call for call in engine.calls if call.kind == "generate" and len(call.request.ids) == 768]
+    assert len(longest) == 2 * (1 + 3 * 2)  # the largest batch up to 16, warmed up once
+
+
 def test_noise_that_hides_a_cost_is_no_cost():
-    engine = FakeEngine("x" * 100, delay=lambda call: 0.2 / call.sampling.get("max_new_tokens", 1))
+    engine = FakeEngine("x" * 100, delay=lambda call: 0.8 / call.sampling.get("max_new_tokens", 1))
     with pytest.raises(
         RuntimeFault, match="fake: nothing could be measured; 1 in flight: .* cannot be told from noise"
     ):
@@ -100,8 +114,16 @@ def test_what_is_left_out_is_said():
         "16 in flight: the runtime computes 4 at once",
     ]
     assert found.verify.keys() == {1}
+    assert found.context is not None
     hurried = wait(measure(engine, machine="m", packages={}, batches=(1, 4), chunks=(16, 32), seconds=0))
-    assert hurried.left_out == ["1 in flight, chunks of 32: the 0 s were over", "4 in flight: the 0 s were over"]
+    assert hurried.left_out == [
+        "1 in flight, chunks of 32: the 0 s were over",
+        "4 in flight: the 0 s were over",
+        "what context costs: the 0 s were over",
+    ]
+    assert hurried.context is None
+    small = wait(measure(engine, machine="m", packages={}, batches=(1,), chunks=(16,), capacity=300))
+    assert small.left_out == ["what context costs: more than the runtime holds"]
 
 
 def test_a_context_that_is_too_short_is_refused():
