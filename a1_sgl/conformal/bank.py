@@ -85,10 +85,7 @@ class ScoreBank:
 
     def rank(self, score: float, place: Place | None = None, *, add: bool = False) -> Rank:
         """As in `Bank`; the place does not matter here."""
-        finite(score)
-        with self._lock:
-            greater, equal, n = self._counts(score, add)
-        return rank(greater, equal, n)
+        return rank(*self.counts(score, add=add))
 
     def add(self, score: float, place: Place | None = None) -> None:
         """As in `Bank`."""

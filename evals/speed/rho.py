@@ -27,7 +27,7 @@ CHUNKS = (16, 64, 256, 512)
 PREFIX = 256
 """Tokens before what is decoded or verified; fewer where the context is short."""
 FAR, FAR_BATCH = 3, 16
-"""To tell what context costs: by how much longer a prefix is decoded after as well, in the largest batch up to this."""
+"""To tell what context costs: by how much longer a prefix is decoded after as well, in a batch of this or less."""
 STEPS = (8, 40)
 """Decode steps of the two generations whose difference is taken, so that prompt and request drop out."""
 CHUNK, ALPHA = 64, 0.25
