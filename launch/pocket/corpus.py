@@ -148,28 +148,31 @@ def _slip(problem: Problem, index: int, rng: random.Random) -> Line:
             return line
 
 
-def _ending(problem: Problem, rng: random.Random) -> Line:
+def _ending(problem: Problem, rng: random.Random) -> Line | None:
+    """A wrong answer, or a step where there is none left."""
+    if rng.random() < 0.5:
+        return _step(problem, len(problem.steps), rng)
     count = near(problem.answer, rng) if rng.random() < 0.7 else rng.choice(problem.counts)
     return Line(problem.ending(count), "wrong", count, ends=True)
 
 
 def _step(problem: Problem, index: int, rng: random.Random) -> Line | None:
     """A wrong step: what is misread is worked out faithfully, a wrong column is carried on, a wrong digit is not."""
-    a, step = problem.counts[index], problem.steps[index]
+    a, step = problem.counts[index], problem.steps[index] if index < len(problem.steps) else rng.choice(problem.steps)
     op, b, event, slip, carrying = step.op, step.operand, step.event, None, True
     what = rng.choices(
-        ("column", "carry", "digit", "result", "operand", "count", "place", "operation", "end"),
-        (5, 2, 4, 3, 3, 3, 2, 1, 0.5),
+        ("column", "carry", "misread", "digit", "result", "operand", "count", "place", "operation", "verb", "end"),
+        (6, 2, 3, 3, 2, 4, 3, 2, 1, 0.5, 0.5),
     )[0]
     if what == "end":
         return Line(problem.ending(a), "wrong", a, ends=True)
     if what == "column":
-        slip = (rng.randrange(3), rng.choice((-10, -3, -2, -1, -1, 1, 1, 2, 3, 10)))
+        slip = (rng.randrange(3), rng.choice((-1, 1)) * rng.randrange(1, 11))
     elif what == "carry":
         carrying = False
     elif what == "operand":
         b = near(b, rng)
-        event = VERBS[op][step.verb].format(b) if rng.random() < 0.5 else event
+        event = VERBS[op][step.verb].format(b) if rng.random() < 0.7 else event
     elif what == "count":
         a = near(a, rng) if rng.random() < 0.6 else rng.choice(problem.counts[: index + 1])
     elif what == "place":
@@ -178,6 +181,11 @@ def _step(problem: Problem, index: int, rng: random.Random) -> Line | None:
     elif what == "operation":
         op = rng.choice(tuple(OPERANDS))
         event = rng.choice(VERBS[op]).format(b) if rng.random() < 0.3 else event
+    elif what == "verb":
+        event = rng.choice(VERBS[op]).format(b)
+    written = f"{a} {op} {b}"
+    if what == "misread":  # the sum that is worked out is not the one that is written
+        a, b = (near(a, rng), b) if rng.random() < 0.3 else (a, near(b, rng))
     try:
         columns, result = work(a, op, b, slip, carrying)
     except ValueError:
@@ -186,7 +194,7 @@ def _step(problem: Problem, index: int, rng: random.Random) -> Line | None:
         return None
     if what == "result":
         result = near(result, rng)
-    text = problem.sentence(index, event, f"{a} {op} {b}", columns, result)
+    text = problem.sentence(index, event, written, columns, result)
     if what == "digit":  # one or two digits anywhere after the step's own number are something else
         for _ in range(rng.choice((1, 1, 2))):
             at = rng.choice([i for i, letter in enumerate(text) if letter.isdigit() and i > text.index(":")])
@@ -196,10 +204,11 @@ def _step(problem: Problem, index: int, rng: random.Random) -> Line | None:
 
 
 def near(count: int, rng: random.Random) -> int:
-    """A count unlike `count`: off by a little, by tens or hundreds, one digit changed, two swapped, or anything."""
+    """A count unlike `count`: off by a little, by tens or hundreds, a digit changed, left out or put in, two swapped,
+    or anything."""
     digits = list(str(count))
     while True:
-        match rng.randrange(5):
+        match rng.randrange(7):
             case 0:
                 found = count + rng.choice((-2, -1, 1, 2))
             case 1:
@@ -212,6 +221,12 @@ def near(count: int, rng: random.Random) -> int:
                 swapped = digits.copy()
                 swapped[i], swapped[j] = digits[j], digits[i]
                 found = int("".join(swapped))
+            case 4:
+                at = rng.randrange(len(digits))
+                found = int("".join([*digits[:at], *digits[at + 1 :]]) or "0")
+            case 5:
+                at = rng.randrange(len(digits) + 1)
+                found = int("".join([*digits[:at], rng.choice("0123456789"), *digits[at:]]))
             case _:
                 found = rng.choice(COUNTS)
         if found != count and found in COUNTS:

@@ -171,16 +171,18 @@ class Stream(IterableDataset[tuple[torch.Tensor, ...]]):  # type: ignore[misc]  
             # A blank line is a token of its own, so encoding line by line is encoding the whole.
             line_ids = encode(self.tokenizer, line.text)
             end = [self.tokenizer.eos_token_id] if line is lines[-1] else encode(self.tokenizer, "\n\n")
+            bad = line.kind in ("wrong", "forgot")
+            same = encode(self.tokenizer, line.ought) if bad else line_ids
+            right = next((i for i, (x, y) in enumerate(zip_longest(line_ids, same)) if x != y), len(line_ids))
             learn = line.kind in ("right", "mended" if self.recipe.mend else "forgot")
+            # Up to its slip a wrong line is what should stand there, the notice of an error before it included.
+            learnt = len(line_ids) if learn else right if self.recipe.mend else 0
             ids += line_ids + end
-            labels += line_ids if learn else [-100] * len(line_ids)
+            labels += line_ids[:learnt] + [-100] * (len(line_ids) - learnt)
             # Whether something comes after an answer is learnt with the rest of mending.
             labels += end if learn or self.recipe.mend else [-100]
             weights += [self.recipe.decision, *[1.0] * (len(line_ids) - 1)]
             weights += [self.recipe.decision if line.ends else 1.0]
-            bad = line.kind in ("wrong", "forgot")
-            same = encode(self.tokenizer, line.ought) if bad else line_ids
-            right = next((i for i, (x, y) in enumerate(zip_longest(line_ids, same)) if x != y), len(line_ids))
             wrong += [0] * right + [1] * (len(line_ids) - right) + [int(bad)]
         return ids, labels, weights, wrong
 

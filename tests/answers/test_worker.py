@@ -82,7 +82,7 @@ def test_a_plain_script_may_grade(tmp_path):
 
 
 def test_a_dead_caller_leaves_no_process(tmp_path):
-    child = script(tmp_path, "2", "warm", FOR_EVER)
+    child = script(tmp_path, "10", "warm", FOR_EVER)
     assert [child.stdout.readline() for _ in range(2)] == ["here\n", "grading\n"]
     (process,) = psutil.Process(child.pid).children()
     child.kill()
@@ -92,10 +92,10 @@ def test_a_dead_caller_leaves_no_process(tmp_path):
 
 
 def test_ctrl_c_ends_a_comparison_and_spoils_no_other(tmp_path):
-    child = script(tmp_path, "3", "warm", FOR_EVER)
+    child = script(tmp_path, "10", "warm", FOR_EVER)
     assert [child.stdout.readline() for _ in range(2)] == ["here\n", "grading\n"]
     time.sleep(0.5)
     os.killpg(child.pid, signal.SIGINT)
     assert child.communicate(timeout=100)[0].splitlines() == [
-        "interrupted", "False could not be compared: not finished within 3 s True"
+        "interrupted", "False could not be compared: not finished within 10 s True"
     ]  # fmt: skip

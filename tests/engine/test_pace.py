@@ -12,7 +12,7 @@ from a1_sgl.errors import RuntimeFault
 from .stand import until
 
 LONG = {"max_new_tokens": 400, "temperature": 0.0}
-SILENCE = 2.0
+SILENCE = 4.0
 
 
 def settings(**rest):
@@ -34,9 +34,9 @@ def written(engine, chains=1):
 
 @pytest.fixture
 def slow(stand):
-    """A runtime that writes one piece a quarter of a silence, and so is at 400 tokens for two of them."""
+    """A runtime that writes one piece a fifth of a silence, and so is at 400 tokens for longer than one."""
     one = stand()
-    one.tokens, one.pause = 400, SILENCE / 4
+    one.tokens, one.pause = 400, SILENCE / 5
     return one
 
 

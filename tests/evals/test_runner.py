@@ -111,7 +111,7 @@ def test_calibrate_then_eval_end_to_end(pair, card, tmp_path):
 
 def test_gating_pays(pair, tmp_path):
     """With a useful gate A1 is far better than its draft and writes far fewer target tokens than the target alone."""
-    options = {"questions": 16, "chains": 2, "levels": None}
+    options = {"questions": 12, "chains": 2, "levels": None}
     card, _ = calibrate(plan(**options, split="calibration"), pair, tmp_path / "calibration")
     draft = evaluate(plan("direct", runtime="draft", **options), pair.alone("draft"), tmp_path / "draft")[1]
     target = evaluate(plan("direct", **options), pair.alone("target"), tmp_path / "target")[1]
@@ -201,7 +201,7 @@ def test_a_guarded_run_reports_its_alarms(pair, card, tmp_path):
         card, questions=tuple(names), scores=tuple(-1.0 - i * 1e-6 for i in range(4 * len(card.scores))),
         places=tuple((i * n + question, sample, turn) for i in range(4) for question, sample, turn in card.places),
     )  # fmt: skip
-    guarded = plan(card=low, alarm="hand-over", alarm_threshold=1.5, questions=24, chains=1, gate_kind="marginal")
+    guarded = plan(card=low, alarm="hand-over", alarm_threshold=1.5, questions=16, chains=1, gate_kind="marginal")
     folder, summary = evaluate(guarded, few(pair, 4), tmp_path / "run")
     assert len(summary["alarms"]) == 1
     assert summary["alarms"][0]["wealth"] >= 1.5
@@ -343,21 +343,21 @@ def test_a_programs_own_refusal_ends_the_run_at_once(pair, tmp_path):
 )
 def test_an_interrupted_run_goes_on_with_no_chain_lost_or_twice(program, changes, pair, tmp_path):
     """Twice, and then to its end; with so few places that much is under way and much is not begun."""
-    made = plan(program, questions=5, **changes)
+    made = plan(program, questions=4, **changes)
     backend = few(pair if made.runtime is None else pair.alone("target"), 4)
     kept = []
-    for chains in (3, 8):
+    for chains in (2, 6):
         with pytest.raises(Interrupted, match="chains are kept in"):
             evaluate(made, backend, tmp_path / "run", stop_at(chains))
         read = RunFolder.read(tmp_path / "run")
         assert made.strategy.joint or list(names(read.finished))[: len(kept)] == kept
         assert set(names(read.finished).values()) == {1}
-        assert chains <= len(read.finished) < 5 * made.chains
+        assert chains <= len(read.finished) < 4 * made.chains
         assert json.loads((tmp_path / "run" / "summary.json").read_text())["errors"] == {}
         kept = list(names(read.finished))
     folder, summary = evaluate(made, backend, tmp_path / "run")
     assert names(folder.finished) == names(folder.chains) == everyone(made)
-    assert summary["chains_completed"] == 5 * made.chains
+    assert summary["chains_completed"] == 4 * made.chains
     assert summary["chains_lost"] == summary["chains_ungraded"] == 0
     assert made.strategy.joint or list(names(folder.finished))[: len(kept)] == kept
     ends = Counter((e.question, e.sample) for e in folder.events if isinstance(e, ChainEvent))
@@ -396,7 +396,7 @@ def test_a_resumed_gate_is_the_one_that_was_not_interrupted(program, gates, pair
     """Chains run one at a time, so that the record's order is that of the decisions; draws of a turn are told apart."""
     backend = few(pair if program == "a1" else pair.alone("target"), 1)
     for kind in gates:
-        made = plan(program, questions=3, chains=2, alpha=0.5, gate_kind=kind, runtime=None)
+        made = plan(program, questions=2, chains=2, alpha=0.5, gate_kind=kind, runtime=None)
         gate, attempts = made.gate(), set()
         with RunFolder.open(tmp_path / kind, {}, {}) as folder, Recorder(folder) as recorder:
             folder.ask(made.asked)
@@ -427,7 +427,7 @@ def test_a_run_with_redraws_is_replayed_as_it_was_decided(pair, tmp_path):
 # --- questions are begun as places come free ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("questions", "chains"), [(100, 1), (2, 60), (10, 5)])
+@pytest.mark.parametrize(("questions", "chains"), [(40, 1), (2, 24), (8, 5)])
 def test_few_chains_are_begun_however_many_there_are(questions, chains, pair, tmp_path, monkeypatch):
     """Begun: their question is. Under way: they have a text. Neither count grows with what is still to come."""
     from a1_sgl.session import group
@@ -469,7 +469,7 @@ def test_few_chains_are_begun_however_many_there_are(questions, chains, pair, tm
 
 def test_a_questions_last_chains_do_not_keep_the_next_one_waiting(pair, tmp_path):
     """A question has more chains than twice the places; the next one begins before it has ended."""
-    made = plan("direct", questions=3, chains=12, parameters={"max_tokens": 60}, sampling={"temperature": 1.5})
+    made = plan("direct", questions=3, chains=10, parameters={"max_tokens": 40}, sampling={"temperature": 1.5})
     folder, _ = evaluate(made, few(pair.alone("target"), 4), tmp_path / "run")
     ends, starts = {}, {}
     for chain in folder.finished:

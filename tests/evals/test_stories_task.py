@@ -2,7 +2,8 @@ import itertools
 import json
 import random
 import re
-from dataclasses import asdict
+from collections import Counter
+from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,8 @@ from a1_sgl.evals.tasks import find_task
 from a1_sgl.launch.pocket import pocket_specs
 from a1_sgl.launch.pocket.corpus import forgot, judged_answer, judged_step, transcript
 from a1_sgl.launch.pocket.slips import Slip, first, mended, read
+from a1_sgl.launch.pocket.train import HERE, RECIPES, Stream
+from a1_sgl.launch.pocket.writing import prompt_ids
 
 
 def take(split, seed, n, **options):
@@ -146,6 +149,59 @@ def test_a_slip_of_the_drafts_own_is_corrected(seed):
     assert mended.text.partition(" is wrong: ")[2] in problem.lines
     assert lines[-1].ends
     assert lines[-1].count == problem.answer
+
+
+def kind(line):
+    """What an invented slip got wrong, if it is of a kind that the draft's own ones have often been of."""
+    text, ought = (re.sub(r"^Wait, .* is wrong: ", "", one) for one in (line.text, line.ought))
+    if "boxed" in ought:
+        return "a step too many" if "boxed" not in text else None
+    if "boxed" in text:
+        return None
+    (a, op, b), (x, y, z) = (re.search(r"so (\d+) ([-+*]) (\d+):", one).groups() for one in (text, ought))
+    columns, right = (one.partition(": ones ")[2].rpartition("; so ")[0] for one in (text, ought))
+    if (a, op, b) == (x, y, z) and columns == right:
+        return "another verb" if counts(text) == counts(ought) else None
+    if (a, op) == (x, y) and b != z and z.startswith(b):
+        return "a number cut short"
+    if not all(checked(column.partition(" ")[2]) for column in ("ones " + columns).split("; ")):
+        return "a sum"
+    digits = columns.replace(" = ", " ").split()
+    return "what is worked out" if (a, op, b) == (x, y, z) and digits[0] == right.split()[0] else None
+
+
+def test_slips_are_invented_of_the_kinds_that_a_draft_makes():
+    rng = random.Random(0)
+    lines = [line for problem in take("train", 1, 150) for line in transcript(problem, rng, 0.3)]
+    found = Counter(kind(line) for line in lines if line.ought)
+    assert {"a step too many", "another verb", "a number cut short", "a sum", "what is worked out"} <= found.keys()
+
+
+@pytest.mark.parametrize("role", ["draft", "target"])
+def test_no_error_is_learnt(role):
+    """A target learns a wrong line up to its slip, so that whatever says that something is wrong is learnt."""
+    tokenizer, rng, pieces = AutoTokenizer.from_pretrained(HERE / "tokenizer"), random.Random(2), []
+    stream = Stream(replace(RECIPES[role], error_rate=0.4), tokenizer)
+    for problem in take("train", 2, 40):
+        ids, labels, weights, wrong = stream._solved(problem, rng)
+        assert len(ids) == len(labels) == len(weights) == len(wrong)
+        assert all(label in (-100, i) for label, i in zip(labels, ids, strict=True))
+        begin = len(prompt_ids(tokenizer, problem))
+        assert set(labels[:begin]) == {-100}
+        for learnt, run in itertools.groupby(zip(ids, labels, strict=True), lambda one: one[1] != -100):
+            text = tokenizer.decode([i for i, _ in run], skip_special_tokens=True) if learnt else ""
+            pieces += [(problem, piece) for piece in text.split("\n\n") if piece]
+    for problem, piece in pieces:
+        notice, said, line = piece.partition(" is wrong: ")
+        if said or piece.startswith("Wait"):
+            assert role == "target"
+            assert re.fullmatch(r"Wait, (step \d|the answer)", notice) or not said
+        if line or not piece.startswith("Wait"):
+            assert any(right.startswith(line or piece) for right in problem.lines), piece
+    cut = [
+        piece for p, piece in pieces if piece.startswith("Wait") and piece.rpartition(" is wrong: ")[2] not in p.lines
+    ]
+    assert bool(cut) == (role == "target")
 
 
 @given(st.integers(0, 10_000))

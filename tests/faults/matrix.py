@@ -29,7 +29,7 @@ from ..process import Started, start
 from .proxy import ANSWERS, Fault, Proxy
 
 TRANSPORT = ("cut_before", "cut_mid", "busy", "busy_after", "error", "unavailable")
-SETTLE = 15.0  # seconds in which the runtimes must have nothing left to do
+SETTLE = 30.0  # seconds in which the runtimes must have nothing left to do
 COLUMNS = (
     "case", "program", "injected", "chains", "finished", "lost", "touched", "resumed", "lost_end", "doubled", "status",
     "hung", "idle_after", "readable", "seconds", "problems",
