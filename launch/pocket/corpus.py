@@ -157,9 +157,12 @@ def _ending(problem: Problem, rng: random.Random) -> Line | None:
 
 
 def _step(problem: Problem, index: int, rng: random.Random) -> Line | None:
-    """A wrong step: what is misread is worked out faithfully, a wrong column is carried on, a wrong digit is not."""
-    a, step = problem.counts[index], problem.steps[index] if index < len(problem.steps) else rng.choice(problem.steps)
-    op, b, event, slip, carrying = step.op, step.operand, step.event, None, True
+    """A wrong step: what is misread is worked out faithfully, a wrong column is carried on, a wrong digit is not.
+
+    After the last step any step is wrong, even one that is like one before it.
+    """
+    step = problem.steps[index] if index < len(problem.steps) else rng.choice(problem.steps)
+    a, op, b, event, slip, carrying = problem.counts[index], step.op, step.operand, step.event, None, True
     what = rng.choices(
         ("column", "carry", "misread", "digit", "result", "operand", "count", "place", "operation", "verb", "end"),
         (6, 2, 3, 3, 2, 4, 3, 2, 1, 0.5, 0.5),
