@@ -165,7 +165,7 @@ def _step(problem: Problem, index: int, rng: random.Random) -> Line | None:
     a, op, b, event, slip, carrying = problem.counts[index], step.op, step.operand, step.event, None, True
     what = rng.choices(
         ("column", "carry", "misread", "digit", "result", "operand", "count", "place", "operation", "verb", "end"),
-        (6, 2, 3, 3, 2, 4, 3, 2, 1, 0.5, 0.5),
+        (6, 2, 3, 3, 2, 4, 3, 2, 3, 1.5, 0.5),
     )[0]
     if what == "end":
         return Line(problem.ending(a), "wrong", a, ends=True)
@@ -183,7 +183,7 @@ def _step(problem: Problem, index: int, rng: random.Random) -> Line | None:
         op, b, event = other.op, other.operand, other.event
     elif what == "operation":
         op = rng.choice(tuple(OPERANDS))
-        event = rng.choice(VERBS[op]).format(b) if rng.random() < 0.3 else event
+        event = rng.choice(VERBS[op]).format(b) if rng.random() < 0.7 else event
     elif what == "verb":
         event = rng.choice(VERBS[op]).format(b)
     written = f"{a} {op} {b}"

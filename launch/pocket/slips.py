@@ -1,9 +1,10 @@
 """What a draft gets wrong: ``python -m a1_sgl.launch.pocket.slips --draft FOLDER --out FILE [--target FOLDER]``.
 
-Problems of the train split are solved by the draft, as it does in a run, and of each chain that goes wrong the first
-wrong line is kept; with a target, how many of them it corrects at once, and only those that it does not are kept. A
-target that learns from these (`train`, ``--slips``) has seen its own draft's errors, and not only those that `corpus`
-invents.
+A draft reads right solutions of the train split and draws at each token what it would have written there; where that is
+something else, it writes the line to its end. So every line of a problem is tried once, after right ones, and its slips
+come as often as in a run. With a target, it is said how likely it is to correct them at once, and those that it does
+not (``--below``) can be kept alone. A target that learns from these (`train`, ``--slips``) has seen its own draft's
+errors, and not only those that `corpus` invents.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ _HAS = re.compile(r" has (\d{1,4}) \w+\.$")
 _BOXED = re.compile(r"\\boxed\{(\d{1,4})\}\.$")
 NOWHERE = -1
 """Count of a line that states none: nothing can be built on it."""
+LONGEST = 96
+"""Tokens of a line, at most; a right one has up to about 70. What a draft writes beyond is no line."""
 
 
 @dataclass(frozen=True)
@@ -68,49 +71,87 @@ def read(path: Path) -> list[Slip]:
         return [Slip.of(json.loads(line)) for line in lines]
 
 
-def first(problem: Problem, text: str) -> Slip | None:
-    """The first wrong line of a solution; None where all are right, or it breaks off before one is whole."""
-    lines = text.split("\n\n")
-    for index, line in enumerate(lines):
-        if index > len(problem.steps):
-            return None  # what comes after a right answer is nobody's step
-        if line != problem.line_at(index):
-            whole = index + 1 < len(lines) or "boxed" in line
-            return Slip(problem, index, line) if line and whole else None
-    return None
-
-
+@torch.no_grad()
 def draw(
     model: LlamaForCausalLM, tokenizer: Any, source: Iterator[Problem], count: int, temperature: float
 ) -> Iterator[Slip]:
-    """Slips in `count` chains, a chain a problem."""
+    """What the model gets wrong in the lines of `count` problems, each tried once after the right ones before it."""
     found = list(islice(source, count))
-    texts = sampled(model, tokenizer, [prompt_ids(tokenizer, one) for one in found], temperature)
-    yield from (slip for slip in map(first, found, texts) if slip is not None)
+    begun: list[tuple[Problem, int, list[int]]] = []
+    prompts: list[list[int]] = []
+    read = [_tokens(tokenizer, problem) for problem in found]
+    for problem, (prompt, lines), drawn in zip(found, read, _drawn(model, read, temperature), strict=True):
+        at = len(prompt)
+        for index, line in enumerate(lines):
+            differs = next((i for i, token in enumerate(line) if drawn[at + i - 1] != token), None)
+            if differs is not None:
+                begun.append((problem, index, [*line[:differs], drawn[at + differs - 1]]))
+                prompts.append([*prompt, *(token for one in lines[:index] for token in one), *begun[-1][2]])
+            at += len(line)
+    if not begun:
+        return
+    (blank,) = encode(tokenizer, "\n\n")
+    texts = sampled(model, tokenizer, prompts, temperature, LONGEST, stop=blank)
+    for (problem, index, start), text in zip(begun, texts, strict=True):
+        line, ended, _ = (tokenizer.decode(start, skip_special_tokens=True) + text).partition("\n\n")
+        # A line may be the right one in other tokens, or be cut off.
+        if line and (ended or "boxed" in line) and line != problem.line_at(index):
+            yield Slip(problem, index, line)
 
 
-def mended(model: LlamaForCausalLM, tokenizer: Any, slips: Sequence[Slip], temperature: float) -> list[bool]:
-    """Whether the very next line that the model writes after a slip is its correction: what `continue` lives on."""
-    prompts, wanted = [], []
+def _tokens(tokenizer: Any, problem: Problem) -> tuple[list[int], list[list[int]]]:
+    """Prompt and lines of a right solution; each line but the last with the blank line after it."""
+    lines = [encode(tokenizer, f"{line}\n\n") for line in problem.lines[:-1]]
+    return prompt_ids(tokenizer, problem), [*lines, encode(tokenizer, problem.lines[-1])]
+
+
+def _drawn(
+    model: LlamaForCausalLM, read: Sequence[tuple[list[int], list[list[int]]]], temperature: float
+) -> list[list[int]]:
+    """Of each solution, the token that the model would write after each of its tokens."""
+    ids = padded([[*prompt, *(token for line in lines for token in line)] for prompt, lines in read])
+    logits = model(ids.to(model.device)).logits.float() / temperature
+    drawn: list[list[int]] = torch.distributions.Categorical(logits=logits).sample().tolist()
+    return drawn
+
+
+@torch.no_grad()
+def mended(model: LlamaForCausalLM, tokenizer: Any, slips: Sequence[Slip], temperature: float) -> list[float]:
+    """How likely the very next line that the model writes after each slip is its correction: what `continue` lives on.
+
+    The product of the probabilities of the correction's tokens, up to the blank line after it.
+    """
+    before, wanted = [], []
     for slip in slips:
         lines = (*slip.problem.lines[: slip.index], slip.text)
-        prompts.append(
+        before.append(
             [*prompt_ids(tokenizer, slip.problem), *encode(tokenizer, "".join(f"{one}\n\n" for one in lines))]
         )
-        wanted.append(notices(slip.problem, slip.index, slip.line) + slip.line.ought)
-    longest = max(len(encode(tokenizer, line)) for line in wanted)
-    texts = sampled(model, tokenizer, prompts, temperature, longest + 1)
-    return [text.partition("\n\n")[0] == line for text, line in zip(texts, wanted, strict=True)]
+        wanted.append(encode(tokenizer, notices(slip.problem, slip.index, slip.line) + slip.line.ought))
+    ids = padded([x + y for x, y in zip(before, wanted, strict=True)]).to(model.device)
+    likely = (model(ids).logits.float() / temperature).log_softmax(-1)[:, :-1].gather(2, ids[:, 1:, None])[:, :, 0]
+    return [
+        float(row[len(x) - 1 : len(x) + len(y) - 1].sum().exp())
+        for row, x, y in zip(likely, before, wanted, strict=True)
+    ]
+
+
+def padded(rows: Sequence[list[int]]) -> torch.Tensor:
+    """`rows` as one tensor, 0 to the right of the shorter ones: nothing before it sees it."""
+    width = max(map(len, rows))
+    return torch.tensor([row + [0] * (width - len(row)) for row in rows])
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draft", type=Path, default=Path(__file__).parent / "stories" / "draft")
-    parser.add_argument("--target", type=Path, help="keep what this model does not correct at once")
+    parser.add_argument("--target", type=Path, help="say how likely this model is to correct them at once")
+    parser.add_argument("--below", type=float, help="with --target: keep those that it is less likely to correct")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--chains", type=int, default=16_384)
-    parser.add_argument("--batch", type=int, default=1024)
+    parser.add_argument("--split", choices=("train", "calibration"), default="train")
+    parser.add_argument("--problems", type=int, default=16_384)
+    parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--seed", type=int, default=6)
     parser.add_argument("--temperature", type=float, default=0.6)
     args = parser.parse_args()
@@ -119,19 +160,22 @@ def main() -> None:
     model = LlamaForCausalLM.from_pretrained(args.draft).to(device)
     target = LlamaForCausalLM.from_pretrained(args.target).to(device) if args.target else None
     torch.manual_seed(args.seed)
-    source, start, found, kept = problems("train", f"slips/{args.seed}"), time.monotonic(), 0, 0
+    source, start = problems(args.split, f"slips/{args.seed}"), time.monotonic()
+    kept, likely = 0, []
     with args.out.open("w") as file:
-        for done in range(0, args.chains, args.batch):
-            slips = list(draw(model, tokenizer, source, min(args.batch, args.chains - done), args.temperature))
-            found += len(slips)
+        for done in range(0, args.problems, args.batch):
+            slips = list(draw(model, tokenizer, source, min(args.batch, args.problems - done), args.temperature))
             if target is not None and slips:
-                right = mended(target, tokenizer, slips, args.temperature)
-                slips = [slip for slip, well in zip(slips, right, strict=True) if not well]
+                chances = mended(target, tokenizer, slips, args.temperature)
+                likely += chances
+                if args.below is not None:
+                    slips = [slip for slip, chance in zip(slips, chances, strict=True) if chance < args.below]
             file.writelines(json.dumps(asdict(slip)) + "\n" for slip in slips)
             file.flush()
             kept += len(slips)
+            at_once = f", {sum(likely) / len(likely):.4f} of {len(likely)} corrected at once" if likely else ""
             print(
-                f"{min(done + args.batch, args.chains)} chains, {found} slips, {kept} kept, "
+                f"{min(done + args.batch, args.problems)} problems, {kept} slips kept{at_once}, "
                 f"{time.monotonic() - start:.0f} s",
                 flush=True,
             )

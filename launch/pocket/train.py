@@ -220,8 +220,8 @@ def judging(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, count: 
 def mending(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, temperature: float, count: int, seed: int
 ) -> float:
-    """Share of `count` steps of calibration problems in which a carry or borrow was forgotten, as a draft does, whose
-    very next line is their correction."""
+    """How likely `count` steps of calibration problems in which a carry or borrow was forgotten, as a draft does, are
+    corrected in the very next line; the mean."""
     model.eval()
     torch.manual_seed(seed)
     source, rng = problems("calibration", 30_000 + seed), random.Random(f"mending/{seed}")
@@ -231,9 +231,9 @@ def mending(
         weak = [(i, line.text) for i in range(len(problem.steps)) if (line := forgot(problem, i)) is not None]
         if weak:
             forgotten.append(Slip(problem, *rng.choice(weak)))
-    hits = mended(model, tokenizer, forgotten, temperature)
+    chances: list[float] = mended(model, tokenizer, forgotten, temperature)
     model.train()
-    return sum(hits) / count
+    return sum(chances) / count
 
 
 @torch.no_grad()

@@ -40,8 +40,9 @@ def sampled(
     prompts: list[list[int]],
     temperature: float,
     tokens: int = CONTEXT,
+    stop: int | None = None,
 ) -> list[str]:
-    """What the model writes after each prompt, as far as its context goes, all of them in one batch."""
+    """What the model writes after each prompt, as far as its context goes or to a token `stop`, all in one batch."""
     width = max(map(len, prompts))
     device = next(model.parameters()).device
     ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(p)) + p for p in prompts], device=device)
@@ -54,6 +55,7 @@ def sampled(
         top_p=1.0,
         max_new_tokens=min(tokens, CONTEXT - width),
         pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=[tokenizer.eos_token_id, *([] if stop is None else [stop])],
     )
     texts: list[str] = tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
     return texts

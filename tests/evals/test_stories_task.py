@@ -1,3 +1,4 @@
+import gzip
 import itertools
 import json
 import random
@@ -6,6 +7,7 @@ from collections import Counter
 from dataclasses import asdict, replace
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, LlamaForCausalLM
@@ -14,9 +16,9 @@ from a1_sgl.evals.stories import COUNTS, OPERANDS, Problem, Step, problems, work
 from a1_sgl.evals.tasks import find_task
 from a1_sgl.launch.pocket import pocket_specs
 from a1_sgl.launch.pocket.corpus import forgot, judged_answer, judged_step, transcript
-from a1_sgl.launch.pocket.slips import Slip, first, mended, read
+from a1_sgl.launch.pocket.slips import NOWHERE, Slip, draw, mended, read
 from a1_sgl.launch.pocket.train import HERE, RECIPES, Stream
-from a1_sgl.launch.pocket.writing import prompt_ids
+from a1_sgl.launch.pocket.writing import encode, prompt_ids, sampled
 
 
 def take(split, seed, n, **options):
@@ -107,34 +109,65 @@ def test_what_is_forgotten_is_a_carry_that_matters(seed):
     assert len(forgot) == sum(a != b for a, b in zip(without, problem.counts[1:], strict=True))
 
 
-def test_the_first_wrong_line_of_a_chain_is_a_slip(tmp_path):
-    problem = take("train", 3, 1)[0]
-    right, extra = problem.lines, "Step 9: she finds 3, so 5 + 3: ones 5 + 3 = 8; so Mia has 8 pins."
-    assert first(problem, "\n\n".join(right)) is None
-    assert first(problem, "\n\n".join(right[:2])) is None
-    wrong = right[1].replace(" has ", " has 1")
-    slip = first(problem, "\n\n".join((right[0], wrong, right[2])))
-    assert slip == Slip(problem, 1, wrong)
-    assert first(problem, "\n\n".join((right[0], wrong))) is None, "it may have been cut"
-    assert first(problem, "\n\n".join((*right[:-1], extra, right[-1]))) == Slip(problem, len(right) - 1, extra)
-    assert first(problem, "\n\n".join((*right, "and more"))) is None
+@pytest.fixture(scope="module")
+def pair():
+    """Models of draft and target by role, and their tokenizer."""
+    specs = {spec.role: spec.model for spec in pocket_specs("stories")}
+    return {role: LlamaForCausalLM.from_pretrained(folder) for role, folder in specs.items()} | {
+        "tokenizer": AutoTokenizer.from_pretrained(specs["target"])
+    }
+
+
+def test_slips_are_lines_that_the_draft_gets_wrong_after_right_ones(pair, tmp_path):
+    torch.manual_seed(0)
+    problems_ = take("calibration", 3, 24)
+    slips = list(draw(pair["draft"], pair["tokenizer"], iter(problems_), 24, 0.6))
+    assert len(slips) > 6
+    assert [problems_.index(slip.problem) for slip in slips] == sorted(problems_.index(slip.problem) for slip in slips)
+    assert len({(slip.problem, slip.index) for slip in slips}) == len(slips), "each line is tried once"
+    for slip in slips:
+        assert slip.text != slip.problem.line_at(slip.index)
+        assert slip.line.count != NOWHERE
+        assert "\n" not in slip.text
+        assert not slip.text.startswith("The") or "boxed" in slip.text
     path = tmp_path / "slips.jsonl"
-    path.write_text(json.dumps(asdict(slip)) + "\n")
-    assert read(path) == [slip]
+    path.write_text("".join(json.dumps(asdict(slip)) + "\n" for slip in slips))
+    assert read(path) == slips
+    path = tmp_path / "slips.jsonl.gz"
+    path.write_bytes(gzip.compress("".join(json.dumps(asdict(slip)) + "\n" for slip in slips).encode()))
+    assert read(path) == slips
 
 
-def test_what_a_target_does_not_mend_is_told_from_what_it_does():
-    """The pocket target corrects a forgotten carry at once; where nothing is wrong it goes on."""
-    folder = next(spec.model for spec in pocket_specs("stories") if spec.role == "target")
-    model, tokenizer = LlamaForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    problem, index, line = next(
-        (problem, i, line)
-        for problem in take("calibration", 0, 20)
+def test_a_model_that_is_sure_of_what_is_right_makes_no_slips(pair):
+    torch.manual_seed(0)
+    assert not list(draw(pair["target"], pair["tokenizer"], iter(take("calibration", 4, 8)), 8, 0.05))
+
+
+def after(problem, index, text, tokenizer):
+    """The prompt of `problem` with its right lines up to `index`, and `text` there."""
+    lines = "".join(f"{one}\n\n" for one in (*problem.lines[:index], text))
+    return [*prompt_ids(tokenizer, problem), *encode(tokenizer, lines)]
+
+
+def test_how_likely_a_target_is_to_mend_a_slip(pair):
+    """The pocket target corrects most forgotten carries at once; where nothing is wrong it goes on. The chance is that
+    of writing it, token by token."""
+    target, tokenizer = pair["target"], pair["tokenizer"]
+    slips = [
+        Slip(problem, i, line.text)
+        for problem in take("calibration", 0, 12)
         for i in range(len(problem.steps))
         if (line := forgot(problem, i)) is not None
-    )
-    slips = [Slip(problem, index, line.text), Slip(problem, index, problem.line_at(index))]
-    assert mended(model, tokenizer, slips, 0.05) == [True, False]
+    ]
+    chances = mended(target, tokenizer, slips, 0.6)
+    assert sum(chances) / len(chances) > 0.95
+    right = [Slip(one.problem, one.index, one.problem.line_at(one.index)) for one in slips]
+    assert max(mended(target, tokenizer, right, 0.6)) < 0.1
+    least = slips[chances.index(min(chances))]
+    torch.manual_seed(0)
+    texts = sampled(target, tokenizer, [after(least.problem, least.index, least.text, tokenizer)] * 32, 0.6, 90)
+    said = f"Wait, step {least.index + 1} is wrong: {least.problem.line_at(least.index)}"
+    assert abs(sum(text.partition("\n\n")[0] == said for text in texts) / 32 - min(chances)) < 0.25
 
 
 @given(st.integers(0, 10_000))
