@@ -21,6 +21,7 @@ from rich.table import Table
 
 from a1_sgl.conformal import Decided, Place, Rates, make
 from a1_sgl.evals.benchmarks.streams import Stream
+from a1_sgl.session import Query  # makes sglang importable on a machine without a GPU
 
 GATES = ("marginal", "mondrian-turn", "mondrian-question", "balanced")
 console = Console(width=100)
@@ -113,7 +114,7 @@ def _pocket(out: Path, alpha: float, turns: int, questions: int, chains: int, se
 
     @program(samples=chains, gate="required", takes_over=True)
     @sgl.function
-    def endless(s: Any, query: Any, gate: Any) -> Any:
+    def endless(s: Any, query: Query, gate: Any) -> Any:
         def body(chain: Chain) -> None:
             for _ in range(turns):
                 if chain.judge(chain.draft(1), gate, replace=True):

@@ -1,6 +1,8 @@
 """The measurements run, and what the documents say of long chains holds on a smaller stream."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -92,6 +94,13 @@ def test_the_measurements_run(name, options):
     done = run("-m", f"a1_sgl.evals.benchmarks.{name}", *options, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "balanced" in done.stdout or name in ("drift", "audited", "telemetry")
+
+
+def test_a_program_of_a_benchmark_finds_sglang_without_a_gpu():
+    # a real start: where tests start a process quickly, sglang has been imported for it
+    code = "import a1_sgl.evals.benchmarks.long_chains, sglang; assert callable(sglang.function)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
 
 
 def test_audits_hold_what_no_rate_of_take_overs_does():
