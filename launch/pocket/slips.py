@@ -32,7 +32,7 @@ _BOXED = re.compile(r"\\boxed\{(\d{1,4})\}\.$")
 NOWHERE = -1
 """Count of a line that states none: nothing can be built on it."""
 LONGEST = 96
-"""Tokens of a line, at most; a right one has up to about 70. What a draft writes beyond is no line."""
+"""Tokens of what a draft writes of a line after its slip, at most; a right line has some 73. More is no line."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Slip:
     """A line that a draft got wrong, after right ones.
 
     Attributes:
-        problem: of the train split.
+        problem: what it is a solution of; of the train split where it is learnt.
         index: which line it is, from 0.
         text: what stands there.
     """
@@ -119,7 +119,7 @@ def _drawn(
 def mended(model: LlamaForCausalLM, tokenizer: Any, slips: Sequence[Slip], temperature: float) -> list[float]:
     """How likely the very next line that the model writes after each slip is its correction: what `continue` lives on.
 
-    The product of the probabilities of the correction's tokens, up to the blank line after it.
+    The product of the probabilities of the correction's tokens, without the blank line after it.
     """
     before, wanted = [], []
     for slip in slips:
@@ -155,6 +155,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=6)
     parser.add_argument("--temperature", type=float, default=0.6)
     args = parser.parse_args()
+    if args.below is not None and args.target is None:
+        parser.error("--below is how likely a target is to correct a slip; say which with --target")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer = AutoTokenizer.from_pretrained(args.draft)
     model = LlamaForCausalLM.from_pretrained(args.draft).to(device)
