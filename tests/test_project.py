@@ -75,7 +75,7 @@ def test_the_pocket_weights_carry_their_card(role, task, levels):
     card = json.loads((ROOT / "launch" / "pocket" / task / role / "card.json").read_text())
     assert (card["role"], card["task"]) == (role, task)
     assert card["parameters"] > 0
-    assert card["command"].startswith("python -m a1_sgl.launch.pocket.train")
+    assert re.match(r"python -m a1_sgl\.launch\.pocket\.(train|notice) ", card["command"] + " ")
     assert len(card["data"]["sha256"]) == 64
     low, high = {"draft": (0.35, 0.65), "target": (0.97, 1.0)}[role]
     assert low <= card["accuracy"]["mean"] <= high

@@ -66,7 +66,7 @@ def transcript(
             text, kind, lead = problem.line_at(wrong), "mended", notices(problem, wrong, lines[-1])
             index, count = wrong, problem.counts[min(wrong + 1, len(problem.steps))]
             if rng.random() < error_rate:
-                line, ought = _slip(problem, index, rng), lead + text
+                line, ought = slip_of(problem, index, rng), lead + text
                 text, count, kind = line.text, line.count, "wrong"
             else:
                 wrong = -1
@@ -74,7 +74,7 @@ def transcript(
             (line, lead, wrong), kind = (left.pop(index), "", index), "wrong"
             text, count, ought = line.text, line.count, line.ought
         elif wrong < 0 and not left and rng.random() < error_rate:
-            line, lead, wrong = _slip(problem, index, rng), "", index
+            line, lead, wrong = slip_of(problem, index, rng), "", index
             text, count, kind, ought = line.text, line.count, "wrong", problem.line_at(index)
         elif (
             wrong < 0
@@ -139,7 +139,7 @@ def forgot(problem: Problem, index: int) -> Line | None:
     return Line(text, "forgot", result)
 
 
-def _slip(problem: Problem, index: int, rng: random.Random) -> Line:
+def slip_of(problem: Problem, index: int, rng: random.Random) -> Line:
     """A wrong version of line `index`."""
     right = problem.line_at(index)
     while True:

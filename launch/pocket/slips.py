@@ -3,8 +3,9 @@
 A draft reads right solutions of the train split and draws at each token what it would have written there; where that is
 something else, it writes the line to its end. So every line of a problem is tried once, after right ones, and its slips
 come as often as in a run. With a target, it is said how likely it is to correct them at once, and those that it does
-not (``--below``) can be kept alone. A target that learns from these (`train`, ``--slips``) has seen its own draft's
-errors, and not only those that `corpus` invents.
+not (``--below``) can be kept alone. A target that learns from these (`train` and `notice`, ``--slips``) has seen its
+own draft's errors, and not only those that `corpus` invents; of the latter, too, those that a target does not correct
+can be found (``--invented``).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import random
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -21,10 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 from a1_sgl.evals.stories import Problem, Step, problems
-from a1_sgl.launch.pocket.corpus import Line, notices
+from a1_sgl.launch.pocket.corpus import Line, notices, slip_of
 from a1_sgl.launch.pocket.writing import encode, prompt_ids, sampled
 
 _HAS = re.compile(r" has (\d{1,4}) \w+\.$")
@@ -99,6 +102,13 @@ def draw(
             yield Slip(problem, index, line)
 
 
+def invented(source: Iterator[Problem], count: int, rng: random.Random) -> Iterator[Slip]:
+    """One of some line of each of `count` problems, as `corpus` makes them up."""
+    for problem in islice(source, count):
+        index = rng.randrange(len(problem.lines))
+        yield Slip(problem, index, slip_of(problem, index, rng).text)
+
+
 def _tokens(tokenizer: Any, problem: Problem) -> tuple[list[int], list[list[int]]]:
     """Prompt and lines of a right solution; each line but the last with the blank line after it."""
     lines = [encode(tokenizer, f"{line}\n\n") for line in problem.lines[:-1]]
@@ -138,14 +148,14 @@ def mended(model: LlamaForCausalLM, tokenizer: Any, slips: Sequence[Slip], tempe
 
 def padded(rows: Sequence[list[int]]) -> torch.Tensor:
     """`rows` as one tensor, 0 to the right of the shorter ones: nothing before it sees it."""
-    width = max(map(len, rows))
-    return torch.tensor([row + [0] * (width - len(row)) for row in rows])
+    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draft", type=Path, default=Path(__file__).parent / "stories" / "draft")
+    parser.add_argument("--invented", action="store_true", help="slips that are made up, of one line of each problem")
     parser.add_argument("--target", type=Path, help="say how likely this model is to correct them at once")
     parser.add_argument("--below", type=float, help="with --target: keep those that it is less likely to correct")
     parser.add_argument("--out", type=Path, required=True)
@@ -163,10 +173,14 @@ def main() -> None:
     target = LlamaForCausalLM.from_pretrained(args.target).to(device) if args.target else None
     torch.manual_seed(args.seed)
     source, start = problems(args.split, f"slips/{args.seed}"), time.monotonic()
-    kept, likely = 0, []
+    rng, kept, likely = random.Random(args.seed), 0, []
     with args.out.open("w") as file:
         for done in range(0, args.problems, args.batch):
-            slips = list(draw(model, tokenizer, source, min(args.batch, args.problems - done), args.temperature))
+            count = min(args.batch, args.problems - done)
+            if args.invented:
+                slips = list(invented(source, count, rng))
+            else:
+                slips = list(draw(model, tokenizer, source, count, args.temperature))
             if target is not None and slips:
                 chances = mended(target, tokenizer, slips, args.temperature)
                 likely += chances

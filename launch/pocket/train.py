@@ -19,7 +19,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice, zip_longest
 from math import nan
 from pathlib import Path
@@ -38,8 +38,6 @@ from a1_sgl.launch.pocket.writing import codec_of, encode, messages, prompt_ids,
 from a1_sgl.session.judge import ANSWER, LEAD, STEP
 
 HERE = Path(__file__).parent / "stories"
-SLIPS = 1 / 3
-"""Share of the solutions that have a slip of the draft's own, where there are any."""
 Sequence = tuple[list[int], list[int], list[float], list[int]]
 """Ids, labels, weights of the labels, and from where on a line is wrong: 1; 0 where it is right, -1 elsewhere."""
 
@@ -54,7 +52,8 @@ class Recipe:
             forget them too, which makes a draft of one that would otherwise be right; one that does learns to correct
             the slips of its draft.
         mend: whether corrections are learnt; a model that does not learn them reads them and goes on.
-        slips: file of what its draft got wrong (`slips`); a third of the solutions have one of these.
+        slips: file of what its draft got wrong (`slips`).
+        share: of the solutions that have one of these, where there are any.
         judge: share of the sequences that end in a judge prompt, whose digit alone is learnt.
         spot: weight in the loss of telling, token by token, where a line has gone wrong; a linear reading of the layer
             three quarters up, thrown away afterwards. It is what makes a target learn to notice errors at all.
@@ -75,6 +74,7 @@ class Recipe:
     forget: float = 0.0
     mend: int = 0
     slips: str = ""
+    share: float = 1 / 3
     judge: float = 0.0
     decision: float = 1.0
     spot: float = 0.0
@@ -161,7 +161,7 @@ class Stream(IterableDataset[tuple[torch.Tensor, ...]]):  # type: ignore[misc]  
         return ids, [-100] * (len(ids) - 1) + ids[-1:], [0.0] * (len(ids) - 1) + [self.recipe.decision], [-1] * len(ids)
 
     def _solved(self, problem: Problem, rng: random.Random) -> Sequence:
-        slip = rng.choice(self.slips) if self.slips and rng.random() < SLIPS else None
+        slip = rng.choice(self.slips) if self.slips and rng.random() < self.recipe.share else None
         problem = slip.problem if slip else problem
         ids = prompt_ids(self.tokenizer, problem)
         labels, weights, wrong = [-100] * len(ids), [0.0] * len(ids), [-1] * len(ids)
@@ -266,6 +266,21 @@ def optimizers(model: LlamaForCausalLM, recipe: Recipe) -> list[torch.optim.Opti
     ]
 
 
+def rates(opts: list[torch.optim.Optimizer]) -> list[list[float]]:
+    """Learning rates of each group."""
+    return [[group["lr"] for group in opt.param_groups] for opt in opts]
+
+
+def pace(opts: list[torch.optim.Optimizer], full: list[list[float]], recipe: Recipe, step: int, start: float) -> bool:
+    """Sets the learning rates of a step, counted from 0, of a training that began at `start`; False once it is over."""
+    progress = max(step / recipe.steps, (time.monotonic() - start) / recipe.seconds if recipe.seconds else 0)
+    rate = min((step + 1) / recipe.warmup, 1.0) * (recipe.floor + (1 - recipe.floor) * (1 - progress))
+    for opt, lrs in zip(opts, full, strict=True):
+        for group, lr in zip(opt.param_groups, lrs, strict=True):
+            group["lr"] = lr * rate
+    return progress < 1
+
+
 def train(role: str, recipe: Recipe, out: Path, init: Path | None, log_every: int, check_every: int) -> None:
     """Trains one model and writes its folder; a checkpoint replaces it at every check."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -280,7 +295,7 @@ def train(role: str, recipe: Recipe, out: Path, init: Path | None, log_every: in
         *optimizers(model, recipe),
         torch.optim.AdamW(spotter.parameters(), lr=recipe.adam_lr, betas=(0.9, 0.95), weight_decay=0.0),
     ]
-    base = [[group["lr"] for group in opt.param_groups] for opt in opts]
+    base = rates(opts)
     loader = DataLoader(
         Stream(recipe, tokenizer), batch_size=None, num_workers=recipe.workers, pin_memory=device.type == "cuda"
     )
@@ -289,14 +304,9 @@ def train(role: str, recipe: Recipe, out: Path, init: Path | None, log_every: in
         sha256.update(ids.numpy().tobytes())
         tokens += ids.numel()
         ids, labels, weights, wrong = (one.to(device, non_blocking=True) for one in (ids, labels, weights, wrong))
-        progress = max(step / recipe.steps, (time.monotonic() - start) / recipe.seconds if recipe.seconds else 0)
-        if progress >= 1:
+        if not pace(opts, base, recipe, step, start):
             break
         steps = step + 1
-        rate = min((step + 1) / recipe.warmup, 1.0) * (recipe.floor + (1 - recipe.floor) * (1 - progress))
-        for opt, lrs in zip(opts, base, strict=True):
-            for group, lr in zip(opt.param_groups, lrs, strict=True):
-                group["lr"] = lr * rate
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             read = model.model(input_ids=ids[:, :-1], use_cache=False, output_hidden_states=True)
             # Where nothing is learnt the head need not run.
@@ -336,21 +346,42 @@ def train(role: str, recipe: Recipe, out: Path, init: Path | None, log_every: in
                 print("  mending:", mending(model, tokenizer, 0.6, 100, seed=0), flush=True)
             save(model, tokenizer, out)
     save(model, tokenizer, out)
-    by_count = accuracy(model, tokenizer, 0.6, 100, seed=1)
+    data = Data(recipe.data_seed, steps * recipe.batch, sha256.hexdigest())
+    describe(model, tokenizer, role, recipe, data, mean_loss, time.monotonic() - start, init, out)
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a model has learnt from: problems of the train split, by seed, number and hash of the ids in their order."""
+
+    seed: int
+    sequences: int
+    sha256: str
+    split: str = "train"
+
+
+def describe(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    role: str,
+    recipe: Recipe,
+    data: Data,
+    loss: float,
+    seconds: float,
+    init: Path | None,
+    out: Path,
+) -> None:
+    """Measures a trained model and writes its card, which has that of the model `init` it began as."""
+    device, by_count = next(model.parameters()).device, accuracy(model, tokenizer, 0.6, 100, seed=1)
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
     card = {
         "role": role,
         "init": json.loads((init / "card.json").read_text()) if init else None,
         "task": "stories",
-        "parameters": parameters,
+        "parameters": sum(p.numel() for p in model.parameters()),
         "recipe": asdict(recipe),
-        "data": {
-            "split": "train",
-            "seed": recipe.data_seed,
-            "sequences": steps * recipe.batch,
-            "sha256": sha256.hexdigest(),
-        },
-        "loss": round(mean_loss, 5),
+        "data": asdict(data),
+        "loss": round(loss, 5),
         "accuracy": {
             "temperature": 0.6,
             "problems_per_count": 100,
@@ -360,8 +391,8 @@ def train(role: str, recipe: Recipe, out: Path, init: Path | None, log_every: in
         **({"judging": judging(model, tokenizer, 400, seed=1)} if recipe.judge else {}),
         **({"mending": mending(model, tokenizer, 0.6, 400, seed=1)} if recipe.mend else {}),
         "trained_on": f"{where}, torch {torch.__version__}",
-        "seconds": round(time.monotonic() - start),
-        "command": shlex.join(["python", "-m", "a1_sgl.launch.pocket.train", *sys.argv[1:]]),
+        "seconds": round(seconds),
+        "command": shlex.join(["python", "-m", f"a1_sgl.launch.pocket.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
     }
     (out / "card.json").write_text(json.dumps(card, indent=2) + "\n")
     print(json.dumps(card, indent=2))
@@ -376,6 +407,18 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path)
     tokenizer.save_pretrained(out)
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """An option for each part of a recipe."""
+    for name, kind in Recipe.__annotations__.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type={"int": int, "float": float, "str": str}[kind])
+
+
+def chosen(args: argparse.Namespace, default: Recipe) -> Recipe:
+    """`default`, but for what the options say."""
+    given = {name: value for name in Recipe.__annotations__ if (value := getattr(args, name)) is not None}
+    return replace(default, **given)
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -385,13 +428,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--log-every", type=int, default=100)
     parser.add_argument("--check-every", type=int, default=0)
-    for name, kind in Recipe.__annotations__.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type={"int": int, "float": float, "str": str}[kind])
+    add_options(parser)
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
-    changed = {name: value for name in Recipe.__annotations__ if (value := getattr(args, name)) is not None}
-    recipe = Recipe(**(asdict(RECIPES[args.role]) | changed))
+    recipe = chosen(args, RECIPES[args.role])
     train(args.role, recipe, args.out or HERE / args.role, args.init, args.log_every, args.check_every)
 
 

@@ -16,7 +16,8 @@ from a1_sgl.evals.stories import COUNTS, OPERANDS, Problem, Step, problems, work
 from a1_sgl.evals.tasks import find_task
 from a1_sgl.launch.pocket import pocket_specs
 from a1_sgl.launch.pocket.corpus import forgot, judged_answer, judged_step, transcript
-from a1_sgl.launch.pocket.slips import Slip, draw, mended, read
+from a1_sgl.launch.pocket.notice import NOTICE, SURPRISE, UPPER, batches, grown, learn, rows
+from a1_sgl.launch.pocket.slips import Slip, draw, invented, mended, read
 from a1_sgl.launch.pocket.train import HERE, RECIPES, Stream
 from a1_sgl.launch.pocket.writing import encode, prompt_ids, sampled
 
@@ -138,6 +139,15 @@ def test_slips_are_lines_that_the_draft_gets_wrong_after_right_ones(pair, tmp_pa
     assert read(path) == slips
 
 
+def test_a_slip_of_one_line_of_each_problem_is_invented():
+    problems_ = take("train", 5, 60)
+    slips = list(invented(iter(problems_), 50, random.Random(0)))
+    assert [slip.problem for slip in slips] == problems_[:50]
+    assert all(slip.text != slip.problem.line_at(slip.index) for slip in slips)
+    assert {slip.index for slip in slips} >= set(range(6)), "any line"
+    assert slips == list(invented(iter(problems_), 50, random.Random(0)))
+
+
 def test_a_model_that_is_sure_of_what_is_right_makes_no_slips(pair):
     torch.manual_seed(0)
     assert not list(draw(pair["target"], pair["tokenizer"], iter(take("calibration", 4, 8)), 8, 0.05))
@@ -243,6 +253,79 @@ def test_no_error_is_learnt(role):
         piece for p, piece in pieces if piece.startswith("Wait") and piece.rpartition(" is wrong: ")[2] not in p.lines
     ]
     assert bool(cut) == (role == "target")
+
+
+@pytest.fixture(scope="module")
+def small(pair):
+    """A target of two layers with layers on top, the texts that it is to learn from, and the token of a blank line."""
+    recipe = replace(NOTICE, batch=4, error_rate=0.4, steps=30, seconds=0.0, warmup=5, judge=0.2)
+    stream = Stream(recipe, pair["tokenizer"])
+    with torch.no_grad():
+        model = grown(pair["draft"].float())
+    (blank,) = encode(pair["tokenizer"], "\n\n")
+    return model, list(rows(model, stream, 14)), recipe, blank
+
+
+def test_layers_on_top_change_nothing_at_first(pair, small):
+    model, held, *_ = small
+    assert model.config.num_hidden_layers == pair["draft"].config.num_hidden_layers + UPPER
+    ids = held[0].ids[None]
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, pair["draft"](ids).logits)
+
+
+def test_what_layers_below_make_of_the_texts_is_what_they_would_hand_on(pair, small):
+    _, held, *_ = small
+    assert len(held) == 16, "whole batches"
+    model = pair["draft"]
+    for row in held[:3]:
+        length = len(row.ids)
+        assert all(len(one) == length for one in (row.labels, row.weights, row.wrong, row.surprise, row.state))
+        with torch.no_grad():
+            likely = model(row.ids[None]).logits[0].log_softmax(-1)
+            handed = model.lm_head(model.model.norm(row.state.float())).log_softmax(-1)
+        assert (likely - handed).abs().max() < 0.5, "16 bits of a stream"
+        nll = -likely[:-1].gather(1, row.ids[1:, None])[:, 0]
+        clear = (nll - SURPRISE).abs() > 0.5
+        assert torch.equal(row.surprise[1:][clear], (nll > SURPRISE)[clear])
+        assert not row.surprise[0]
+
+
+def test_every_text_comes_once_before_any_comes_again(small):
+    _, held, *_ = small
+    source = batches(held, 3, random.Random(0))
+    for _ in range(2):
+        found = [row for _ in range(6) for row in next(source)]
+        assert sorted(map(id, found)) == sorted(map(id, held))
+
+
+def test_only_the_layers_on_top_learn_and_they_are_as_loud_as_they_learnt_to_be(small):
+    model, held, recipe, blank = small
+    before = {name: one.clone() for name, one in model.state_dict().items()}
+    sequences, untrained = learn(model, held, replace(recipe, steps=1, muon_lr=0.0, adam_lr=0.0), blank)
+    assert sequences == recipe.batch
+    assert all(torch.allclose(one, before[name], rtol=1e-6) for name, one in model.state_dict().items())
+    _, loss = learn(model, held, recipe, blank)
+    assert loss < untrained
+    below = model.config.num_hidden_layers - UPPER
+    for name, one in model.state_dict().items():
+        upper = name.startswith("model.layers.") and int(name.split(".")[2]) >= below
+        assert torch.equal(one, before[name]) != upper, name
+    # What they say reaches the model as it is used.
+    with torch.no_grad():
+        row = max(held, key=lambda row: len(row.ids))
+        said, unsaid = model(row.ids[None]).logits, grown_again(model)(row.ids[None]).logits
+    assert (said - unsaid).abs().max() > 0.1
+
+
+def grown_again(model):
+    """`model` with layers on top that add nothing."""
+    lower = LlamaForCausalLM(model.config)
+    lower.load_state_dict(model.state_dict())
+    for layer in lower.model.layers[-UPPER:]:
+        layer.self_attn.o_proj.weight.data.zero_()
+        layer.mlp.down_proj.weight.data.zero_()
+    return lower
 
 
 @given(st.integers(0, 10_000))
