@@ -237,6 +237,28 @@ def mending(
 
 
 @torch.no_grad()
+def doubting(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, temperature: float, count: int, seed: int
+) -> float:
+    """How likely the model is, where a line of a right solution ends, to begin something else than what comes next; the
+    mean over the lines of `count` calibration problems. What notices slips may see some where there are none."""
+    model.eval()
+    source, chances = problems("calibration", 40_000 + seed), []
+    for _ in range(count):
+        ids, ends = prompt_ids(tokenizer, problem := next(source)), []
+        for line in problem.lines[:-1]:
+            ids += encode(tokenizer, f"{line}\n\n")
+            ends.append(len(ids) - 1)
+        ids += [*encode(tokenizer, problem.lines[-1]), tokenizer.eos_token_id]
+        ends.append(len(ids) - 2)
+        device = next(model.parameters()).device
+        likely = (model(torch.tensor([ids], device=device)).logits[0].float() / temperature).softmax(-1)
+        chances += [1 - float(likely[end, ids[end + 1]]) for end in ends]
+    model.train()
+    return sum(chances) / len(chances)
+
+
+@torch.no_grad()
 def accuracy(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, temperature: float, per_count: int, seed: int
 ) -> dict[int, float]:
@@ -344,6 +366,7 @@ def train(role: str, recipe: Recipe, out: Path, init: Path | None, log_every: in
                 print("  judging:", judging(model, tokenizer, 100, seed=0), flush=True)
             if recipe.mend:
                 print("  mending:", mending(model, tokenizer, 0.6, 100, seed=0), flush=True)
+                print("  doubting:", doubting(model, tokenizer, 0.6, 25, seed=0), flush=True)
             save(model, tokenizer, out)
     save(model, tokenizer, out)
     data = Data(recipe.data_seed, steps * recipe.batch, sha256.hexdigest())
@@ -390,6 +413,7 @@ def describe(
         },
         **({"judging": judging(model, tokenizer, 400, seed=1)} if recipe.judge else {}),
         **({"mending": mending(model, tokenizer, 0.6, 400, seed=1)} if recipe.mend else {}),
+        **({"doubting": doubting(model, tokenizer, 0.6, 100, seed=1)} if recipe.mend else {}),
         "trained_on": f"{where}, torch {torch.__version__}",
         "seconds": round(seconds),
         "command": shlex.join(["python", "-m", f"a1_sgl.launch.pocket.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
