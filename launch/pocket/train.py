@@ -128,8 +128,9 @@ class Stream(IterableDataset[tuple[torch.Tensor, ...]]):  # type: ignore[misc]  
         self.slips = read(Path(recipe.slips)) if recipe.slips else []
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
-        torch.set_num_threads(1)
         worker = get_worker_info()
+        if worker:
+            torch.set_num_threads(1)
         seed = f"{self.recipe.data_seed}/{worker.id if worker else 0}"
         source, rng = problems("train", seed), random.Random(f"corpus/{seed}")
         while True:
